@@ -119,7 +119,7 @@ def place(image: Image.Image, glyph: Image.Image, x: float, y: float, rng: rando
 
 def draw_picture(font: ImageFont.FreeTypeFont, character: str, seed: str) -> Image.Image:
     """Draw a glyph once or twice on a background; turn, size and place are the seed's."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - drawing, not cryptography
     glyph = draw_glyph(font, character)
     if rng.random() < 0.4:
         glyph = glyph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -1,0 +1,189 @@
+"""The commands that write a store: demo, init, run, select, train, serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands import (
+    Assignments,
+    ConfigFile,
+    Device,
+    Json,
+    Labels,
+    Model,
+    Plain,
+    Precision,
+    StoreFolder,
+    Template,
+    Truth,
+    Wait,
+)
+
+Sources = Annotated[list[str] | None, typer.Argument(help="Folders that images arrive in.")]
+
+
+def demo(
+    store: Annotated[str, typer.Option("--store", help="Folder for the results.")] = "demo-store",
+    plain: Plain = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole main job on the bundled pictures with the bundled model, offline."""
+    from flows import driver
+    from pipeline.config import make_config
+
+    data = Path(__file__).resolve().parents[2] / "data"
+    config = make_config(
+        {
+            "store": store,
+            "sources": [str(data / "images")],
+            "encoder": {"model": f"local-dir:{data / 'models/tiny-clip'}"},
+            "labels": {"label_set": str(data / "labels.toml")},
+            "scan": {"settle_seconds": 0},  # nobody is still writing the bundled pictures
+        }
+    )
+    driver.run_and_show(config, plain=plain, as_json=as_json, truth=str(data / "images"))
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")] = Path(),
+) -> None:
+    """Write a pseudolabel.toml with every knob, its default and what it means."""
+    from flows.console import out
+    from pipeline.config import Config, commented_toml
+    from pipeline.errors import InputError
+
+    file = folder / "pseudolabel.toml"
+    if file.exists():
+        raise InputError(f"{file}: is there already; delete it first to start afresh")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(commented_toml(Config()), encoding="utf-8")
+    out.print(f"wrote {file}; edit sources and labels.label_set, then: pseudolabel run")
+
+
+def run(
+    sources: Sources = None,
+    labels: Labels = None,
+    store: StoreFolder = None,
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = None,
+    template: Template = None,
+    truth: Truth = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also try unreadable files again.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what a run would do.")] = False,
+    wait: Wait = False,
+    plain: Plain = False,
+    as_json: Json = False,
+) -> None:
+    """Take one drop through every stage: scan, embed, label, index, select, train, report."""
+    from flows import driver
+    from flows.settings import resolve
+
+    resolved = resolve(
+        config,
+        {
+            "sources": sources or None,
+            "store": store,
+            "labels.label_set": labels,
+            "labels.template": template,
+            "encoder.model": model,
+            "encoder.device": device,
+            "encoder.precision": precision,
+        },
+        assignments,
+    )
+    if dry_run:
+        driver.show_plan(resolved, retry_failed=retry_failed, as_json=as_json)
+        return
+    driver.run_and_show(
+        resolved,
+        plain=plain,
+        as_json=as_json,
+        truth=truth,
+        retry_failed=retry_failed,
+        wait=wait,
+    )
+
+
+def select(
+    store: StoreFolder = None,
+    min_confidence: Annotated[
+        float | None, typer.Option("--min-confidence", help="0 to 1.")
+    ] = None,
+    max_per_class: Annotated[
+        int | None, typer.Option("--max-per-class", help="Images kept of one class at most.")
+    ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Choose the images worth training on, and say why the others are not."""
+    from flows import stages, tables
+    from flows.settings import resolve
+    from pipeline.locking import writer_lock
+    from pipeline.store import open_store
+
+    resolved = resolve(
+        config,
+        {
+            "store": store,
+            "select.min_confidence": min_confidence,
+            "select.max_per_class": max_per_class,
+        },
+        assignments,
+    )
+    with writer_lock(open_store(resolved.store), wait=wait):
+        tables.show_selection(stages.select(resolved), as_json=as_json)
+
+
+def train(
+    store: StoreFolder = None,
+    truth: Truth = None,
+    side_text: Annotated[
+        str | None, typer.Option("--side-text", help="none, file-name or a CSV file (path,text).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same weights.")] = None,
+    model: Model = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    wait: Wait = False,
+    plain: Plain = False,
+    as_json: Json = False,
+) -> None:
+    """Fit the multimodal MLP to the selection and compare it with two baselines."""
+    from flows import driver, tables
+    from flows.settings import resolve
+
+    given = {
+        "store": store,
+        "train.side_text": side_text,
+        "train.seed": seed,
+        "encoder.model": model,
+    }
+    resolved = resolve(config, given, assignments)
+    summary = driver.train(resolved, plain=plain, truth=truth, wait=wait)
+    tables.show_training(summary, as_json=as_json)
+
+
+def serve(
+    every: Annotated[
+        float | None, typer.Option("--every", help="Seconds between runs.", min=1)
+    ] = None,
+    cron: Annotated[str | None, typer.Option("--cron", help='Such as "0 * * * *".')] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Run on a schedule until stopped; needs a Prefect server (PREFECT_API_URL)."""
+    from flows import driver
+    from flows.settings import resolve
+    from pipeline.errors import InputError
+
+    if (every is None) == (cron is None):
+        raise InputError("serve: give either --every SECONDS or --cron EXPRESSION")
+    driver.serve(resolve(config, {}, assignments), every=every, cron=cron)

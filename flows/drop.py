@@ -1,0 +1,155 @@
+"""One drop, in order: scan, embed, label, index, select, train, report.
+
+Written once over `Tasks`: Prefect runs it, and so does `--plain`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from flows import stages
+from flows.progress import listener
+from flows.runners import Tasks
+from pipeline.config import Config
+from pipeline.images.scan import ScanSummary
+from pipeline.labels.labelling import LabelSummary
+from pipeline.locking import writer_lock
+from pipeline.search.index import IndexSummary
+from pipeline.store import create_store, open_store
+from pipeline.training import freshness
+from pipeline.training.selection import SelectSummary
+
+if TYPE_CHECKING:
+    from pipeline.clip.embed import EmbedSummary
+    from pipeline.training.train import TrainSummary
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the caller of a single run may ask for beside the config."""
+
+    truth: str | None = None  # compare the trained head with these labels
+    retry_failed: bool = False
+    wait: bool = False  # for another writer to finish
+
+
+DEFAULT_OPTIONS = Options()
+
+
+@dataclass(frozen=True)
+class EmbedTotals:
+    """What became of the files of all shards."""
+
+    files: int
+    embedded: int
+    known: int
+    unreadable: int
+    ignored: int
+
+
+@dataclass(frozen=True)
+class DropSummary:
+    """What one run did."""
+
+    run_id: str
+    scan: ScanSummary
+    embed: EmbedTotals
+    label: LabelSummary | None
+    index: IndexSummary | None
+    select: SelectSummary | None
+    train: "TrainSummary | None"
+    not_trained: str | None  # the reason, where `train` is null
+    report: stages.ReportSummary
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+
+def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
+    """Take one drop through every stage; a stage with nothing to do costs next to nothing.
+
+    Raises:
+        InputError: bad sources, label set, model or truth.
+        StoreBusyError: another writer holds the store.
+    """
+    store = create_store(config.store)
+    seconds: dict[str, float] = {}
+
+    def run(name: str, step: Callable[..., R], *args: Any) -> R:
+        listener.get().stage(name)
+        with _timed(seconds, name):
+            return tasks.run(name, step, *args)
+
+    with writer_lock(store, wait=options.wait):
+        scan = run("scan", stages.scan, config, options.retry_failed)
+        listener.get().stage("embed", scan.new + scan.changed)
+        with _timed(seconds, "embed"):
+            shards = tasks.each(
+                "embed", lambda shard: stages.embed(config, scan.run_id, shard), range(scan.shards)
+            )
+        label = index = select = trained = None
+        if store.parts("embeddings"):
+            label = run("label", stages.label, config)
+            index = run("index", stages.index, config)
+            select = run("select", stages.select, config)
+        not_trained = _why_not_train(config, has_selection=select is not None)
+        if not_trained is None:
+            trained = run("train", stages.train, config, options.truth)
+        done = {
+            "run_id": scan.run_id,
+            "scan": scan,
+            "embed": _totals(shards),
+            "label": label,
+            "index": index,
+            "select": select,
+            "train": trained,
+            "not_trained": not_trained,
+        }
+        told = {name: _plain(value) for name, value in done.items()}
+        told["seconds"] = dict(seconds)
+        report = run("report", stages.report, config, scan.run_id, told)
+    return DropSummary(**done, report=report, seconds=seconds)  # type: ignore[arg-type]
+
+
+def train_head(config: Config, tasks: Tasks, options: Options) -> "TrainSummary":
+    """Fit a head to the selection that the store holds, changed or not.
+
+    Raises:
+        InputError: there is no store, or nothing in it to learn from.
+        StoreBusyError: another writer holds the store.
+    """
+    with writer_lock(open_store(config.store), wait=options.wait):
+        listener.get().stage("train")
+        return tasks.run("train", stages.train, config, options.truth)
+
+
+def _why_not_train(config: Config, *, has_selection: bool) -> str | None:
+    if not config.train.every_run:
+        return "train.every_run is off"
+    if not has_selection:
+        return "the store holds no images yet"
+    reason = freshness.why_not(open_store(config.store))
+    if reason:
+        return reason
+    return "the selection has not changed" if stages.head_is_current(config) else None
+
+
+def _totals(shards: "list[EmbedSummary]") -> EmbedTotals:
+    names = ("files", "embedded", "known", "unreadable", "ignored")
+    return EmbedTotals(**{name: sum(getattr(shard, name) for shard in shards) for name in names})
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
+
+
+class _timed:  # noqa: N801 - reads as a word in a with-statement
+    def __init__(self, into: dict[str, float], name: str) -> None:
+        self._into, self._name = into, name
+
+    def __enter__(self) -> None:
+        self._start = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._into[self._name] = round(time.monotonic() - self._start, 3)

@@ -1,0 +1,220 @@
+"""The steps of a drop: each unpacks the config, calls the library and returns its summary.
+
+They take and return names and summaries, never arrays, so that they can run as tasks anywhere.
+"""
+
+import json
+import threading
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.progress import listener
+from pipeline.config import Config
+from pipeline.images.scan import (
+    Changes,
+    ScanSummary,
+    find_changes,
+    new_run_id,
+    record_changes,
+)
+from pipeline.label_set import LabelSet, load_label_set
+from pipeline.labels.labelling import LabelSummary, current_labels, missing_parts, run_table
+from pipeline.search import index as search_index
+from pipeline.store import Store, create_store, open_store
+from pipeline.training import freshness, selection
+
+if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
+    from pipeline.clip.embed import EmbedSummary
+    from pipeline.clip.encoder import Encoder
+    from pipeline.training.train import TrainSummary
+
+_encoders: dict[tuple[str, str, str], "Encoder"] = {}
+_loading = threading.Lock()  # two threads must not load one model twice
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """The files a run leaves for people, relative to the store."""
+
+    summary: str
+    contact_sheet: str | None
+
+
+def encoder(config: Config) -> "Encoder":
+    """Return the config's model, loaded once per process."""
+    from pipeline.clip.encoder import load_encoder
+
+    wanted = config.encoder
+    key = (wanted.model, wanted.device, wanted.precision)
+    with _loading:
+        if key not in _encoders:
+            _encoders[key] = load_encoder(
+                wanted.model, device=wanted.device, precision=wanted.precision
+            )
+        return _encoders[key]
+
+
+def label_set(config: Config) -> LabelSet:
+    """Return the config's label set."""
+    template = config.labels.template
+    return load_label_set(config.labels.label_set, (template,) if template else ())
+
+
+def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes:
+    """Compare the sources with the store; nothing is written."""
+    return find_changes(
+        store,
+        config.sources,
+        settle_seconds=config.scan.settle_seconds,
+        now=datetime.now(UTC),
+        retry_failed=retry_failed,
+    )
+
+
+def stale_stages(config: Config) -> list[str]:
+    """Name the stages after embedding whose results do not come from what the store holds now."""
+    store = open_store(config.store)
+    identity = store.identity()
+    if identity is None or not store.parts("embeddings"):
+        return []
+    asked = config.labels
+    table = run_table(
+        identity, label_set(config), top_k=asked.top_k, abstain_below=asked.abstain_below
+    )
+    current = store.get_json("labels/current.json").get("table")
+    stale = []
+    if current != table or missing_parts(store, table):
+        stale.append("label")
+    if not search_index.is_current(store):
+        stale.append("index")
+    if stale or not selection.is_current(store, _select_settings(config)):
+        stale.append("select")
+    if config.train.every_run and (stale or not head_is_current(config)):
+        stale.append("train")
+    return stale
+
+
+def head_is_current(config: Config) -> bool:
+    """Tell whether the saved head is the one that would be trained now, or none can be."""
+    store = open_store(config.store)
+    wanted = freshness.train_fingerprint(store, _mlp_settings(config), config.train.side_text)
+    fresh = freshness.head_fingerprint(store) == wanted
+    return fresh or freshness.why_not(store) is not None
+
+
+def claim(config: Config) -> None:
+    """Load the model and make sure that the store is, or becomes, its own.
+
+    Raises:
+        InputError: the model cannot be loaded, or the store holds embeddings of another one.
+    """
+    name = config.encoder.model
+    if name.startswith("local-dir:"):
+        name = f"local-dir:{Path(name.removeprefix('local-dir:')).absolute()}"
+    create_store(config.store).claim(encoder(config).identity, name)
+
+
+def scan(config: Config, retry_failed: bool) -> ScanSummary:
+    """Find what is new and plan who reads it."""
+    store, now = create_store(config.store), datetime.now(UTC)
+    changes = look(config, store, retry_failed=retry_failed)
+    run_id = new_run_id(store, now)
+    return record_changes(store, changes, run_id=run_id, now=now, shard_rows=config.run.shard_rows)
+
+
+def embed(config: Config, run_id: str, shard: int) -> "EmbedSummary":
+    """Embed one shard of a run's plan."""
+    from pipeline.clip.embed import embed_shard
+
+    return embed_shard(
+        open_store(config.store),
+        run_id,
+        shard,
+        encoder(config),
+        now=datetime.now(UTC),
+        batch_size=config.encoder.batch_size,
+        max_pixels=config.scan.max_pixels,
+        threads=config.run.decode_threads,
+        on_progress=listener.get().advance,
+    )
+
+
+def label(config: Config) -> LabelSummary:
+    """Label what has no label of this label set yet."""
+    from pipeline.clip.prompts import cached_label_vectors
+    from pipeline.labels.labelling import label as label_store
+
+    store, classes = open_store(config.store), label_set(config)
+    return label_store(
+        store,
+        classes,
+        cached_label_vectors(store, classes, lambda: encoder(config)),
+        top_k=config.labels.top_k,
+        abstain_below=config.labels.abstain_below,
+    )
+
+
+def index(config: Config) -> search_index.IndexSummary:
+    """Bring the search index up to the store."""
+    return search_index.update_index(open_store(config.store))
+
+
+def select(config: Config) -> selection.SelectSummary:
+    """Choose the images worth training on."""
+    minimum, cap, duplicate, valid = _select_settings(config)
+    return selection.select(
+        open_store(config.store),
+        min_confidence=minimum,
+        max_per_class=int(cap),
+        duplicate_cosine=duplicate,
+        valid_share=valid,
+    )
+
+
+def train(config: Config, truth: str | None) -> "TrainSummary":
+    """Train the head on the selection."""
+    from pipeline.labels.truth import read_truth
+    from pipeline.training.heads import MlpSettings
+    from pipeline.training.train import train as train_head
+
+    store = open_store(config.store)
+    known = read_truth(store, truth, current_labels(store).label_set) if truth else None
+    return train_head(
+        store,
+        settings=MlpSettings(**_mlp_settings(config)),
+        side_text=config.train.side_text,
+        encoder=lambda: encoder(config),
+        truth=known,
+    )
+
+
+def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:
+    """Leave a run's summary and contact sheet in its folder."""
+    from pipeline.reports.contact_sheet import contact_sheet
+
+    store = open_store(config.store)
+    sheet = None
+    if store.get_json("labels/current.json"):
+        png = contact_sheet(store)
+        if png is not None:
+            sheet = f"runs/{run_id}/contact-sheet.png"
+            store.put(sheet, png)
+    written = ReportSummary(f"runs/{run_id}/summary.json", sheet)
+    store.put_json(written.summary, json.loads(json.dumps({**summary, "report": asdict(written)})))
+    return written
+
+
+def _select_settings(config: Config) -> list[float]:
+    wanted = config.select
+    return [
+        wanted.min_confidence,
+        wanted.max_per_class,
+        wanted.duplicate_cosine,
+        wanted.valid_share,
+    ]
+
+
+def _mlp_settings(config: Config) -> dict[str, Any]:
+    return config.train.model_dump(exclude={"every_run", "side_text"})

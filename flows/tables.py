@@ -1,0 +1,166 @@
+"""The summaries of runs and commands, as tables for a person or as JSON."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from flows.console import out, percent, print_json, table
+from flows.drop import DropSummary
+from pipeline.catalog import current_files
+from pipeline.config import Config
+from pipeline.store import open_store
+from pipeline.training.selection import SelectSummary
+
+if TYPE_CHECKING:
+    from flows.driver import Plan
+    from pipeline.reports.evaluate import Evaluation
+    from pipeline.training.train import TrainSummary
+
+_SHOWN_FAILURES = 10
+
+
+def show_nothing_new(config: Config, found: "Plan", *, as_json: bool) -> None:
+    """Say that there is nothing to do."""
+    if as_json:
+        print_json({"nothing_new": True, "known": found.known, "waiting": found.waiting})
+        return
+    out.print(f"Nothing new: all {found.known} files are known to {config.store}.", style="bold")
+    if found.waiting:
+        out.print(
+            f"{found.waiting} files are younger than {config.scan.settle_seconds:g} s and wait for "
+            "the next run (--set scan.settle_seconds=0 takes them now)."
+        )
+
+
+def show_drop(config: Config, summary: DropSummary, truth: str | None) -> None:
+    """Show what one run did, and where everything is."""
+    from pipeline.reports.evaluate import evaluate
+
+    scan, embed = summary.scan, summary.embed
+    out.print(
+        f"\n{scan.new} new, {scan.changed} changed, {scan.gone} gone: "
+        f"{embed.embedded} images embedded, {embed.known} known already, "
+        f"{embed.unreadable} unreadable, {embed.ignored} no images"
+        + (f", {scan.waiting} waiting for the next run" if scan.waiting else ""),
+        style="bold",
+    )
+    _show_failures(config, summary.run_id)
+    if summary.label is not None:
+        if truth:
+            store, bar = open_store(config.store), config.select.min_confidence
+            show_evaluation(evaluate(store, truth, threshold=bar), as_json=False)
+        else:
+            _show_labels(config)
+    if summary.select is not None:
+        show_selection(summary.select, as_json=False)
+    if summary.train is not None:
+        show_training(summary.train, as_json=False)
+    elif summary.not_trained:
+        out.print(f"not trained: {summary.not_trained}")
+    _show_places(config, summary)
+
+
+def show_selection(summary: SelectSummary, *, as_json: bool) -> None:
+    """Show what was selected and why the rest was not."""
+    if as_json:
+        print_json(summary)
+        return
+    shown = table("Selection for training", "images", "reason", right=("images",))
+    shown.add_row(str(summary.kept), "kept", style="bold")
+    for reason, count in summary.left_out.items():
+        shown.add_row(str(count), f"left out: {reason}")
+    out.print(shown)
+
+
+def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
+    """Show the head beside its baselines."""
+    if as_json:
+        print_json(summary)
+        return
+    title = (
+        f"Training: {summary.train} samples of {summary.classes} classes, {summary.valid} held "
+        f"out, best of {summary.epochs} epochs: {summary.best_epoch}, {summary.seconds:.1f} s"
+    )
+    columns = ["method", "agrees with held-out pseudo-labels"]
+    if summary.truth:
+        columns += [f"accuracy on {summary.truth}", f"on the {summary.truth_unseen} not selected"]
+    shown = table(title, *columns, right=tuple(columns[1:]))
+    for line in summary.comparison:
+        cells = [line.method, percent(line.agreement)]
+        if summary.truth:
+            cells += [percent(line.accuracy), percent(line.accuracy_unseen)]
+        shown.add_row(*cells)
+    out.print(shown)
+
+
+def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
+    """Show metrics against a truth, class by class."""
+    if as_json:
+        print_json(evaluation)
+        return
+    metrics = evaluation.metrics
+    columns = ("class", "images", "recall", "precision")
+    shown = table("Zero-shot labels against the truth", *columns, right=columns[1:])
+    for entry in metrics.per_class:
+        if entry.images or entry.precision is not None:
+            cells = [str(entry.images), percent(entry.recall), percent(entry.precision)]
+            shown.add_row(entry.label, *cells)
+    out.print(shown)
+    kind = "confidence" if evaluation.calibrated else "score"
+    out.print(
+        f"accuracy {percent(metrics.accuracy)} of {metrics.images} images, "
+        f"top-k {percent(metrics.top_k_accuracy)}, mean recall {percent(metrics.macro_recall)}\n"
+        f"at {kind} {metrics.threshold:g} and above: coverage {percent(metrics.coverage)}, "
+        f"accuracy {percent(metrics.accuracy_above)}"
+    )
+    if evaluation.unmatched or evaluation.contradictions:
+        out.print(
+            f"left out: {evaluation.unmatched} images whose true label is not in the label set, "
+            f"{evaluation.contradictions} with two true labels"
+        )
+
+
+def _show_failures(config: Config, run_id: str) -> None:
+    files = current_files(open_store(config.store), ["status", "reason", "run_id"])
+    failed = files.filter((pl.col("status") == "unreadable") & (pl.col("run_id") == run_id))
+    for path, reason in failed.select("path", "reason").head(_SHOWN_FAILURES).iter_rows():
+        out.print(f"  unreadable: {path}: {reason}", style="red", soft_wrap=True)
+    if len(failed) > _SHOWN_FAILURES:
+        out.print(f"  and {len(failed) - _SHOWN_FAILURES} more, in the table files")
+
+
+def _show_labels(config: Config) -> None:
+    from pipeline.labels.labelling import current_labels
+
+    store = open_store(config.store)
+    run = current_labels(store)
+    labels = store.read(run.table, ["label", "score"])
+    counts = labels.group_by("label").agg(pl.len().alias("n"), pl.col("score").mean())
+    shown = table("Labels", "label", "images", "mean score", right=("images", "mean score"))
+    for label, count, score in counts.sort("n", "label", descending=[True, False]).iter_rows():
+        shown.add_row(label or "(abstained)", str(count), f"{score:.2f}")
+    out.print(shown)
+
+
+def _show_places(config: Config, summary: DropSummary) -> None:
+    root = Path(config.store)
+    places = {
+        "tables (Parquet)": f"{root}/files, {root}/embeddings, {summary.label.table}"
+        if summary.label
+        else str(root / "files"),
+        "search index": root / "index" if summary.index else None,
+        "selection": root / "selections/default" if summary.select else None,
+        "trained head": root / summary.train.head if summary.train else None,
+        "contact sheet": root / summary.report.contact_sheet
+        if summary.report.contact_sheet
+        else None,
+        "run summary": root / summary.report.summary,
+    }
+    shown = table("Everything is in", "what", "where")
+    for what, where in places.items():
+        if where:
+            shown.add_row(what, str(where))
+    out.print(shown)
+    took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
+    out.print(f"took {took}")

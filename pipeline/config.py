@@ -1,0 +1,171 @@
+"""Every knob in one place, with unit, range and default, checked when made."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import InputError
+from pipeline.validation import explain, read_toml
+
+
+class Section(BaseModel):
+    """A group of knobs: unknown keys are refused, values cannot change once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderConfig(Section):
+    """The CLIP model and how it is run."""
+
+    model: str = Field(
+        "ViT-B-32/datacomp_xl_s13b_b90k",
+        description="architecture/pretrained tag, architecture/checkpoint file, hf-hub:org/name "
+        "or local-dir:folder",
+    )
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto | cpu | cuda | cuda:1"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto | fp32 | bf16 | fp16; auto: the fastest the device does well"
+    )
+    batch_size: int = Field(128, ge=1, description="images per forward pass")
+
+
+class ScanConfig(Section):
+    """Which files are taken."""
+
+    settle_seconds: float = Field(
+        30, ge=0, description="a file younger than this, in seconds, waits for the next run"
+    )
+    max_pixels: int = Field(
+        178_956_970, ge=1, description="larger pictures are recorded as unreadable, not decoded"
+    )
+
+
+class LabelsConfig(Section):
+    """What is asked of each image."""
+
+    label_set: str = Field(
+        "labels.toml", min_length=1, description='a TOML file, or names: "dog,cat,car"'
+    )
+    template: str = Field("", description='used for every label, such as "an eye with {}"')
+    top_k: int = Field(5, ge=1, description="labels kept per image, likeliest first")
+    abstain_below: float = Field(
+        0.0, ge=0, le=1, description="an image whose confidence is lower gets no label, 0 to 1"
+    )
+
+
+class SelectConfig(Section):
+    """Which labelled images are good enough to train on."""
+
+    min_confidence: float = Field(0.5, ge=0, le=1, description="0 to 1")
+    max_per_class: int = Field(5000, ge=1, description="the most confident ones, per class")
+    duplicate_cosine: float = Field(
+        0.98, gt=0, le=1, description="images at least this similar are near-duplicates"
+    )
+    valid_share: float = Field(
+        0.2, gt=0, lt=1, description="share of the selection held out for early stopping"
+    )
+
+
+class TrainConfig(Section):
+    """The multimodal MLP head."""
+
+    every_run: bool = Field(True, description="train after each run that changed the selection")
+    side_text: str = Field(
+        "none", description="none | file-name | a CSV file with the columns path and text"
+    )
+    hidden: int = Field(256, ge=1, description="width of the hidden layer")
+    dropout: float = Field(0.3, ge=0, lt=1, description="0 to 1")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="0 to 1")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
+    weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
+    batch_size: int = Field(256, ge=2, description="samples per step")
+    max_epochs: int = Field(100, ge=1, description="passes over the training split at most")
+    patience: int = Field(10, ge=1, description="epochs without a better validation loss")
+    seed: int = Field(0, ge=0, description="same seed, same weights")
+
+
+class RunConfig(Section):
+    """Where and in which portions the work is done."""
+
+    engine: Literal["local"] = Field("local", description="local")
+    shard_rows: int = Field(8192, ge=1, description="images per task and per part")
+    decode_threads: int = Field(0, ge=0, description="0: one per core")
+
+
+class Config(Section):
+    """The whole of `pseudolabel.toml`, and the one parameter of every flow."""
+
+    store: str = Field("store", min_length=1, description="folder that holds every result")
+    sources: tuple[str, ...] = Field(("images",), description="folders that images arrive in")
+    encoder: EncoderConfig = EncoderConfig()
+    scan: ScanConfig = ScanConfig()
+    labels: LabelsConfig = LabelsConfig()
+    select: SelectConfig = SelectConfig()
+    train: TrainConfig = TrainConfig()
+    run: RunConfig = RunConfig()
+
+
+def make_config(values: dict[str, Any], where: str = "options") -> Config:
+    """Check nested values.
+
+    Raises:
+        InputError: names each key, its value and what is allowed.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(explain(error, where)) from error
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read the values of a config file; relative paths in it count from the file's own folder.
+
+    Raises:
+        InputError: the file is missing, no TOML, or holds a bad value.
+    """
+    values = read_toml(path)
+    make_config(values, where=str(path))  # so that an error names the file, not an option
+    base = path.resolve().parent
+
+    def anchored(location: str) -> str:
+        return location if "://" in location else str(base / Path(location).expanduser())
+
+    values["store"] = anchored(values.get("store", "store"))
+    values["sources"] = [anchored(source) for source in values.get("sources", ["images"])]
+    if values.get("labels", {}).get("label_set", "labels.toml").endswith(".toml"):
+        labels = values.setdefault("labels", {})
+        labels["label_set"] = anchored(labels.get("label_set", "labels.toml"))
+    model = values.get("encoder", {}).get("model", "")
+    if model.startswith("local-dir:"):
+        values["encoder"]["model"] = "local-dir:" + anchored(model.removeprefix("local-dir:"))
+    if values.get("train", {}).get("side_text", "").endswith(".csv"):
+        values["train"]["side_text"] = anchored(values["train"]["side_text"])
+    return values
+
+
+def commented_toml(config: Config) -> str:
+    """Write a config file with every knob and, behind each, what it means."""
+    lines = ["# pseudolabel.toml: relative paths count from this file's folder.", ""]
+    top = [name for name in Config.model_fields if name in ("store", "sources")]
+    lines += [_knob(name, getattr(config, name), Config, width=36) for name in top]
+    for name in (name for name in Config.model_fields if name not in top):
+        section = getattr(config, name)
+        lines += ["", f"[{name}]"]
+        fields = type(section).model_fields
+        lines += [_knob(field, getattr(section, field), type(section), 36) for field in fields]
+    return "\n".join(lines) + "\n"
+
+
+def _knob(name: str, value: object, section: type[BaseModel], width: int) -> str:
+    if isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, str):
+        text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    elif isinstance(value, tuple):
+        text = "[" + ", ".join(f'"{item}"' for item in value) + "]"
+    else:
+        text = repr(value)
+    return f"{f'{name} = {text}':<{width}}  # {section.model_fields[name].description}"

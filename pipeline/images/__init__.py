@@ -1,0 +1,1 @@
+"""From sources to pixels: what is there, what is new, and what the bytes show."""

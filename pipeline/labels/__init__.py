@@ -1,0 +1,1 @@
+"""Zero-shot labels from stored vectors. Nothing here ever sees a model."""

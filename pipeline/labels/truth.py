@@ -1,0 +1,102 @@
+"""The true labels of some images, from a CSV file or from the names of their folders."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from pipeline.catalog import current_files
+from pipeline.errors import InputError
+from pipeline.images.sources import local_path, path_text
+from pipeline.label_set import LabelSet, normal_word
+from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of the images of a store."""
+
+    labels: dict[str, str]  # image id -> class name, as the label set writes it
+    unmatched: int  # images in the truth's reach whose label is none of the label set
+    contradictions: int  # images given two different labels; they are left out
+
+
+def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
+    """Find out which images of the store have a true label.
+
+    Args:
+        store: the store whose images are meant.
+        given: a CSV file with the columns label and path (whole, or just the file's name) or
+            image_id; or a folder, in which an image's label is its nearest parent folder that
+            bears the name or an alias of a class.
+        label_set: the classes; case, `_` and `-` do not matter.
+
+    Raises:
+        InputError: nothing there, a column is missing, or no image of the store is covered.
+    """
+    location = Path(given).expanduser()
+    if location.is_dir():
+        said = _from_folders(store, location, label_set)
+    elif location.is_file():
+        said = _from_csv(store, location)
+    else:
+        raise InputError(f"truth {given}: no such file or folder")
+    classes = label_set.index_of()
+    labels: dict[str, str] = {}
+    unmatched, contradicted = set(), set()
+    for image_id, word in said:
+        index = classes.get(normal_word(word))
+        if index is None:
+            unmatched.add(image_id)
+        elif labels.setdefault(image_id, label_set.names[index]) != label_set.names[index]:
+            contradicted.add(image_id)
+    for image_id in contradicted:
+        del labels[image_id]
+    if not labels:
+        raise InputError(
+            f"truth {given}: none of its labels belongs to an image of {store.root}: compare its "
+            f"paths, and its labels with {', '.join(label_set.names[:5])} ..."
+        )
+    return Truth(labels, len(unmatched - set(labels)), len(contradicted))
+
+
+def _from_folders(store: Store, folder: Path, label_set: LabelSet) -> list[tuple[str, str]]:
+    root, classes = folder.absolute(), label_set.index_of()
+    said = []
+    for path, image_id in _readable_files(store):
+        place = PurePath(local_path(path))
+        if place.is_relative_to(root):
+            parents = place.relative_to(root).parts[:-1]
+            named = [part for part in reversed(parents) if normal_word(part) in classes]
+            said.append((image_id, named[0] if named else "/".join(parents)))
+    return said
+
+
+def _from_csv(store: Store, file: Path) -> list[tuple[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"truth {file}: cannot be read as CSV: {error}") from error
+    if "label" not in columns or not {"path", "image_id"} & set(columns):
+        raise InputError(
+            f"truth {file}: needs the columns label and path (or image_id), has {list(columns)}"
+        )
+    files = _readable_files(store)
+    by_key: dict[str, set[str]] = {}
+    for path, image_id in files:
+        for key in {path, PurePath(path).name, image_id}:
+            by_key.setdefault(key, set()).add(image_id)
+    said = []
+    for row in rows:
+        keys = {row.get("image_id") or "", row.get("path") or ""} - {""}
+        if row.get("path"):
+            keys.add(path_text(str(Path(row["path"]).absolute())))
+        found = {image_id for key in keys for image_id in by_key.get(key, ())}
+        said += [(image_id, row["label"] or "") for image_id in found]
+    return said
+
+
+def _readable_files(store: Store) -> list[tuple[str, str]]:
+    files = current_files(store, ["image_id", "status"])
+    return list(files.filter(files["status"] == "ok").select("path", "image_id").iter_rows())

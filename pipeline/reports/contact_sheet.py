@@ -1,0 +1,133 @@
+"""A contact sheet: one row per class, its surest and least sure images, for a look at a glance."""
+
+import logging
+from dataclasses import dataclass
+from io import BytesIO
+
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from pipeline.catalog import present_images
+from pipeline.images.decoding import DECODE_ERRORS
+from pipeline.images.sources import local_path
+from pipeline.labels.labelling import current_labels
+from pipeline.store import Store
+
+logger = logging.getLogger(__name__)
+
+THUMB, GAP, CAPTION, NAMES, HEADER = 112, 8, 20, 150, 76  # px
+PAPER, INK, FAINT = "#ffffff", "#1c1e21", "#7b8087"
+GOOD, FAIR, POOR = "#2e8b57", "#d59a1c", "#c5443c"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The images of one class on the sheet."""
+
+    label: str
+    images: int  # given this label in all
+    best: list[tuple[str, float]]  # path and confidence, surest first
+    worst: list[tuple[str, float]]  # the least sure, the very least last
+
+
+def contact_sheet(store: Store, *, per_side: int = 5, max_classes: int = 60) -> bytes | None:
+    """Draw the current labels of a store as a PNG; None when nothing is labelled.
+
+    Args:
+        store: it must hold labels.
+        per_side: images shown at each end of a row.
+        max_classes: the classes with the most images are shown.
+    """
+    run = current_labels(store)
+    labels = store.read(run.table, ["image_id", "label", "confidence", "calibrated"])
+    labelled = present_images(store).join(
+        labels.unique("image_id").filter(pl.col("label").is_not_null()), on="image_id"
+    )
+    if not len(labelled):
+        return None
+    rows = pick_rows(labelled, run.label_set.names, per_side=per_side, max_classes=max_classes)
+    what = "confidence" if labelled["calibrated"].all() else "score (not calibrated)"
+    title = f"{len(labelled)} labelled images, label set “{run.label_set.name}”, {what}"
+    file = BytesIO()
+    draw_sheet(rows, title, per_side).save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def pick_rows(
+    labelled: pl.DataFrame, classes: list[str], *, per_side: int, max_classes: int
+) -> list[Row]:
+    """Choose the images of each row from the columns path, label and confidence.
+
+    No image stands in a row twice: a small class fills its best side first.
+    """
+    counts = dict(labelled["label"].value_counts().iter_rows())
+    shown = sorted(counts, key=lambda name: (-counts[name], name))[:max_classes]
+    rows = []
+    for name in (name for name in classes if name in shown):
+        own = labelled.filter(pl.col("label") == name)
+        own = own.sort(["confidence", "path"], descending=[True, False])
+        pairs = list(own.select("path", "confidence").iter_rows())
+        worst = pairs[per_side:][-per_side:]
+        rows.append(Row(name, len(pairs), pairs[:per_side], worst))
+    return rows
+
+
+def draw_sheet(rows: list[Row], title: str, per_side: int) -> Image.Image:
+    """Lay out the rows: class name and count, best images, a gap, worst images."""
+    step, height = THUMB + GAP, THUMB + CAPTION + GAP
+    middle = NAMES + per_side * step + 3 * GAP
+    size = (middle + per_side * step + GAP, HEADER + len(rows) * height + GAP)
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), title, INK, ImageFont.load_default(20))
+    small = ImageFont.load_default(14)
+    draw.text((NAMES, HEADER - 26), "surest", FAINT, small)
+    draw.text((middle, HEADER - 26), "least sure", FAINT, small)
+    for number, row in enumerate(rows):
+        top = HEADER + number * height
+        draw.line((GAP, top - GAP // 2, size[0] - GAP, top - GAP // 2), "#e4e6e9")
+        draw.multiline_text((GAP, top + 34), _wrapped(row.label), INK, ImageFont.load_default(16))
+        draw.text((GAP, top + THUMB - 12), f"{row.images} images", FAINT, small)
+        for left, images in ((NAMES, row.best), (middle, row.worst)):
+            for column, (path, confidence) in enumerate(images):
+                _draw_image(sheet, (left + column * step, top), path, row.label, confidence)
+    return sheet
+
+
+def _draw_image(
+    sheet: Image.Image, at: tuple[int, int], path: str, label: str, confidence: float
+) -> None:
+    left, top = at
+    draw = ImageDraw.Draw(sheet)
+    sheet.paste(_thumbnail(path), (left, top))
+    bar = top + THUMB
+    draw.rectangle((left, bar, left + THUMB - 1, bar + 3), "#e4e6e9")
+    colour = GOOD if confidence >= 0.9 else FAIR if confidence >= 0.5 else POOR
+    draw.rectangle((left, bar, left + round((THUMB - 1) * confidence), bar + 3), colour)
+    caption = f"{_clipped(label, 13)} {confidence:.2f}"
+    draw.text((left, bar + 5), caption, INK, ImageFont.load_default(12))
+
+
+def _thumbnail(path: str) -> Image.Image:
+    """Return the image as a square; a grey one where it cannot be read any more."""
+    try:
+        with Image.open(local_path(path)) as image:
+            image.draft("RGB", (2 * THUMB, 2 * THUMB))  # a JPEG is decoded at a fraction
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return ImageOps.fit(upright, (THUMB, THUMB), Image.Resampling.LANCZOS)
+    except DECODE_ERRORS as error:
+        logger.warning("%s: no thumbnail on the contact sheet: %s", path, error)
+        return Image.new("RGB", (THUMB, THUMB), "#c9ccd1")
+
+
+def _wrapped(label: str, width: int = 16) -> str:
+    lines = [""]
+    for word in label.split():
+        if lines[-1] and len(lines[-1]) + len(word) >= width:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(_clipped(line, width) for line in lines[:3])
+
+
+def _clipped(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

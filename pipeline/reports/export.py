@@ -1,0 +1,177 @@
+"""Export: one flat joined table, or the layouts that other tools read."""
+
+import io
+import json
+import re
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import polars as pl
+
+from pipeline.catalog import current_files
+from pipeline.errors import InputError
+from pipeline.images.sources import local_path
+from pipeline.labels.labelling import current_labels
+from pipeline.store import Store
+from pipeline.training.selection import TABLE as SELECTION
+
+FORMATS = ("parquet", "csv", "imagefolder", "webdataset", "label-studio")
+COLUMNS = [
+    "path",
+    "image_id",
+    "label",
+    "score",
+    "confidence",
+    "calibrated",
+    "margin",
+    "entropy",
+    "topk_labels",
+    "topk_scores",
+    "selected",
+    "split",
+    "reason",
+]
+_SHARD_IMAGES = 1000  # per tar
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """What was written where."""
+
+    format: str
+    out: str
+    rows: int
+
+
+def export(store: Store, out: Path, form: str, *, selected_only: bool = False) -> ExportSummary:
+    """Write the labels of a store for other tools.
+
+    parquet, csv: one row per file that is there, unreadable ones with their reason.
+    imagefolder: a copy of each labelled image in a folder of its label.
+    webdataset: tar shards with the image, its class number (.cls) and the labels (.json).
+    label-studio: a task list with the labels as predictions, for local file storage.
+
+    Args:
+        store: it must hold labels.
+        out: a file for parquet, csv and label-studio; a folder for the others.
+        form: one of FORMATS.
+        selected_only: only images of the selection.
+
+    Raises:
+        InputError: an unknown format, no labels, or a folder that holds something already.
+    """
+    if form not in FORMATS:
+        raise InputError(f"format {form!r}: choose one of {', '.join(FORMATS)}")
+    table = flat_table(store)
+    if selected_only:
+        table = table.filter("selected")
+    if form in ("parquet", "csv", "label-studio"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(f".tmp-{out.name}")
+        if form == "parquet":
+            table.write_parquet(temporary)
+        elif form == "csv":
+            _for_csv(table).write_csv(temporary)
+        else:
+            table = table.filter(pl.col("label").is_not_null())
+            temporary.write_text(json.dumps(_tasks(table), indent=1, ensure_ascii=False))
+        temporary.replace(out)
+    else:
+        table = table.filter(pl.col("label").is_not_null())
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"{out}: holds files already; name a new folder")
+        if form == "imagefolder":
+            _copy_images(table, out)
+        else:
+            _write_shards(table, out, current_labels(store).label_set.names)
+    return ExportSummary(form, str(out), len(table))
+
+
+def flat_table(store: Store) -> pl.DataFrame:
+    """Join files, labels and selection: one row per path that is there, sorted by path."""
+    files = current_files(store, ["image_id", "status", "reason"])
+    files = files.filter(pl.col("status").is_in(["ok", "unreadable"]))
+    run = current_labels(store)
+    labels = store.read(run.table).unique("image_id").rename({"reason": "label_reason"})
+    selection = store.read(SELECTION, ["image_id", "kept", "split", "reason"])
+    selection = selection.rename({"kept": "selected", "reason": "select_reason"})
+    joined = files.join(labels, on="image_id", how="left").join(
+        selection, on="image_id", how="left"
+    )
+    return (
+        joined.with_columns(
+            pl.col("selected").fill_null(False),
+            reason=pl.coalesce("reason", "label_reason", "select_reason"),
+        )
+        .select(COLUMNS)
+        .sort("path")
+    )
+
+
+def _for_csv(table: pl.DataFrame) -> pl.DataFrame:
+    """A CSV field cannot hold a list: its items are put behind one another, with | between."""
+    scores = pl.col("topk_scores").list.eval(pl.element().round(4).cast(pl.String))
+    return table.with_columns(pl.col("topk_labels").list.join("|"), scores.list.join("|"))
+
+
+def _tasks(table: pl.DataFrame) -> list[dict[str, object]]:
+    """Tasks in Label Studio's import format, labels as predictions of one choice."""
+    return [
+        {
+            "data": {"image": f"/data/local-files/?d={row['path'].lstrip('/')}"},
+            "predictions": [
+                {
+                    "model_version": "pseudolabel",
+                    "score": row["confidence"],
+                    "result": [
+                        {
+                            "from_name": "label",
+                            "to_name": "image",
+                            "type": "choices",
+                            "value": {"choices": [row["label"]]},
+                        }
+                    ],
+                }
+            ],
+        }
+        for row in table.iter_rows(named=True)
+    ]
+
+
+def _copy_images(table: pl.DataFrame, out: Path) -> None:
+    for path, image_id, label in table.select("path", "image_id", "label").iter_rows():
+        source = Path(local_path(path))
+        folder = out / _folder_name(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / source.name
+        if target.exists():  # the same name from two folders
+            target = folder / f"{source.stem}-{image_id[:8]}{source.suffix}"
+        shutil.copy2(source, target)
+
+
+def _write_shards(table: pl.DataFrame, out: Path, classes: list[str]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    images = table.unique("image_id", keep="first", maintain_order=True)
+    for shard, rows in enumerate(images.iter_slices(_SHARD_IMAGES)):
+        with tarfile.open(out / f"shard-{shard:05d}.tar", "w") as tar:
+            for row in rows.iter_rows(named=True):
+                source = Path(local_path(row["path"]))
+                key, suffix = row["image_id"], PurePath(source).suffix.lower() or ".jpg"
+                about = {name: row[name] for name in ("path", "label", "score", "confidence")}
+                _add(tar, f"{key}{suffix}", source.read_bytes())
+                _add(tar, f"{key}.cls", str(classes.index(row["label"])).encode())
+                _add(tar, f"{key}.json", json.dumps(about, ensure_ascii=False).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _folder_name(label: str) -> str:
+    """Return a label as one folder's name, whatever is in it."""
+    name = re.sub(r"[/\\\0]", "_", label).strip()
+    return f"_{name}" if name in ("", ".", "..") else name

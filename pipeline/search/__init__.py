@@ -1,0 +1,1 @@
+"""Look-up over stored vectors: the FAISS index, near-duplicates and queries."""

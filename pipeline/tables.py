@@ -1,0 +1,93 @@
+"""The records: one Parquet schema per table, one comment per column.
+
+A table is a folder of immutable parts. `image_id` ties the tables together; row order never does.
+"""
+
+import pyarrow as pa
+
+ABSTAIN = -1  # the label index of an image that is not labelled; its label is null
+
+FILES = pa.schema(
+    [
+        (
+            "path",
+            pa.string(),
+        ),  # where it was seen; a name that is no UTF-8 is kept as its file:// URI
+        ("source", pa.string()),  # the source it was found under, as an absolute path
+        (
+            "image_id",
+            pa.string(),
+        ),  # first 32 hex digits of the bytes' SHA-256; null: not read
+        ("bytes", pa.int64()),  # size of the file
+        ("mtime", pa.timestamp("ns", "UTC")),  # last change, as the file system tells it
+        ("status", pa.string()),  # ok, unreadable, ignored (not an image, nor named as one), gone
+        ("reason", pa.string()),  # why not ok; null when ok
+        ("run_id", pa.string()),  # the run that saw it
+        ("seen_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+LABELS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.string()),  # the likeliest class; null: abstained
+        ("label_index", pa.int32()),  # its place in the label set; ABSTAIN (-1) where label is null
+        ("score", pa.float32()),  # the model's probability of the likeliest class, 0 to 1
+        ("confidence", pa.float32()),  # probability that it is right; the score until calibrated
+        ("calibrated", pa.bool_()),  # whether an audit has calibrated `confidence`
+        ("margin", pa.float32()),  # score minus the runner-up's, 0 to 1
+        ("entropy", pa.float32()),  # of the scores, in nats; 0 (sure) to ln(classes)
+        ("topk_labels", pa.list_(pa.string())),  # likeliest first, abstained or not
+        ("topk_scores", pa.list_(pa.float32())),
+        ("unknown_score", pa.float32()),  # 1 - largest cosine with a class, 0 to 2; high: none fits
+        ("reason", pa.string()),  # why it abstained; null when labelled
+    ]
+)
+
+SELECTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("confidence", pa.float32()),
+        ("weight", pa.float32()),  # of the sample in training; 0 when left out
+        ("split", pa.string()),  # train or valid, by a hash of the image id; null when left out
+        ("duplicate_group", pa.string()),  # image id of the group's best member; null: no near twin
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # why it was left out; null when kept
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("label", pa.string()),
+        ("score", pa.float32()),  # the head's probability of the label, 0 to 1
+        ("topk_labels", pa.list_(pa.string())),
+        ("topk_scores", pa.list_(pa.float32())),
+    ]
+)
+
+
+def embeddings(dimension: int) -> pa.Schema:
+    """Return the schema of `embeddings` for vectors of `dimension` components."""
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("width", pa.int32()),  # pixels, after the EXIF orientation was applied
+            ("height", pa.int32()),
+            ("format", pa.string()),  # as Pillow names it: JPEG, PNG, WEBP ...
+            ("embedding", pa.list_(pa.float16(), dimension)),  # unit length
+        ]
+    )
+
+
+def schema_of(table: str, dimension: int = 1) -> pa.Schema:
+    """Return the schema of a table by its name, such as "files" or "labels/demo/1a2b3c"."""
+    kind = table.split("/", 1)[0]
+    fixed = {
+        "files": FILES,
+        "labels": LABELS,
+        "selections": SELECTIONS,
+        "predictions": PREDICTIONS,
+    }
+    return embeddings(dimension) if kind == "embeddings" else fixed[kind]

@@ -1,0 +1,34 @@
+"""Whether there is something to train on, and whether the saved head already comes from it.
+
+Apart from training itself, so that a run that finds nothing new need not load torch to say so.
+"""
+
+import polars as pl
+
+from pipeline.store import Store, digest
+from pipeline.training.selection import TABLE, selection_state
+
+HEAD = "mlp"
+
+
+def why_not(store: Store) -> str | None:
+    """Return why the present selection cannot be trained on; None when it can."""
+    rows = store.read(TABLE, ["label", "kept", "split"]).filter("kept")
+    train = rows.filter(pl.col("split") == "train")
+    if train["label"].n_unique() < 2:
+        return (
+            f"the selection's training split holds {len(train)} images of "
+            f"{train['label'].n_unique()} classes; a head needs at least 2 classes. "
+            "Lower select.min_confidence or add images"
+        )
+    return None
+
+
+def train_fingerprint(store: Store, settings: dict[str, object], side_text: str) -> str:
+    """Return what a head trained now would be made of."""
+    return digest([selection_state(store), settings, side_text])
+
+
+def head_fingerprint(store: Store) -> str:
+    """Return what the saved head was made of; empty when there is none."""
+    return str(store.get_json(f"models/{HEAD}/head.json").get("fingerprint", ""))

@@ -1,0 +1,114 @@
+"""Side text: what is known of an image beside its pixels, as vectors of the same CLIP.
+
+A file's name may give its label away. Class names and aliases are therefore taken out of it before
+it is embedded, and folders are never looked at.
+Shapes: N images, D embedding dimensions.
+"""
+
+import csv
+import re
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from pipeline.arrays import Floats
+from pipeline.clip.encoder import ImageEncoder
+from pipeline.errors import InputError
+from pipeline.label_set import LabelSet, normal_word
+from pipeline.store import Store, digest
+
+NONE, FILE_NAME = "none", "file-name"
+
+
+def side_vectors(
+    store: Store,
+    kind: str,
+    paths: list[str],
+    label_set: LabelSet,
+    encoder: Callable[[], ImageEncoder],
+) -> Floats:
+    """Embed the side text of N images; an image without text gets a zero row.
+
+    Args:
+        store: caches the vectors by their texts.
+        kind: none, file-name, or a CSV file with the columns path and text.
+        paths: of the images.
+        label_set: whose words are taken out of the texts.
+        encoder: called only when the vectors are not cached.
+
+    Returns:
+        (N, D); (N, 0) for "none".
+
+    Raises:
+        InputError: the CSV file cannot be used.
+    """
+    if kind == NONE:
+        return np.empty((len(paths), 0), np.float32)
+    if kind == FILE_NAME:
+        texts = [words_of_name(path) for path in paths]
+    else:
+        given = _read_csv(Path(kind))
+        texts = [given.get(path) or given.get(PurePath(path).name) or "" for path in paths]
+    words = [word for entry in label_set.classes for word in (entry.name, *entry.aliases)]
+    masked = [without(text, words) for text in texts]
+    distinct = sorted(set(masked) - {""})
+    vectors = _cached(store, distinct, encoder)
+    place = {text: row for row, text in enumerate(distinct)}
+    rows = np.zeros((len(paths), vectors.shape[1]), np.float32)
+    for row, text in enumerate(masked):
+        if text:
+            rows[row] = vectors[place[text]]
+    return rows
+
+
+def words_of_name(path: str) -> str:
+    """Return the words in a file's name: no folder, extension or counter.
+
+    >>> words_of_name("/photos/dog/IMG_0042-red_envelope.v2.jpg")
+    'img red envelope v'
+    """
+    stem = PurePath(path).stem
+    return " ".join(re.findall(r"[^\W\d_]+", stem)).casefold()
+
+
+def without(text: str, words: list[str]) -> str:
+    """Take whole words, their plurals included, out of a text, ignoring case.
+
+    >>> without("Two dogs and a hot-dog on ice", ["dog", "hot dog"])
+    'two and a on ice'
+    """
+    left = normal_word(text)
+    for word in sorted((normal_word(word) for word in words), key=len, reverse=True):
+        left = re.sub(rf"\b{re.escape(word)}(?:s|es)?\b", " ", left)
+    return " ".join(left.split())
+
+
+def _cached(store: Store, texts: list[str], encoder: Callable[[], ImageEncoder]) -> Floats:
+    identity = store.identity()
+    key = digest([identity.weights if identity else None, texts])
+    held = store.root / f"cache/side-text/{key}.npy"
+    if held.exists():
+        cached: Floats = np.load(held)
+        return cached
+    model = encoder()
+    store.claim(model.identity)
+    vectors = model.encode_texts(texts)
+    buffer = BytesIO()
+    np.save(buffer, vectors)
+    store.put(f"cache/side-text/{key}.npy", buffer.getbuffer())
+    return vectors
+
+
+def _read_csv(file: Path) -> dict[str, str]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            reader = csv.DictReader(lines)
+            if not {"path", "text"} <= set(reader.fieldnames or []):
+                raise InputError(
+                    f"side text {file}: needs the columns path and text, has {reader.fieldnames}"
+                )
+            return {row["path"]: row["text"] or "" for row in reader}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"side text {file}: cannot be read as CSV: {error}") from error

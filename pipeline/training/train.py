@@ -1,0 +1,190 @@
+"""Train: a selection and stored vectors in, a fitted head and an honest comparison out.
+
+No image is read. Beside the head stand two baselines: the zero-shot labels themselves, and logistic
+regression on the same selection. Without a truth all that can be told is agreement with
+pseudo-labels, and it is called so.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import polars as pl
+from sklearn.linear_model import LogisticRegression
+
+from pipeline.arrays import Floats, Ints
+from pipeline.catalog import present_images
+from pipeline.clip.encoder import ImageEncoder
+from pipeline.errors import InputError
+from pipeline.labels.labelling import current_labels
+from pipeline.labels.truth import Truth
+from pipeline.store import Store
+from pipeline.training.freshness import train_fingerprint, why_not
+from pipeline.training.heads import MlpSettings, Samples, fit_logistic, fit_mlp
+from pipeline.training.models import save_head, sizes_of
+from pipeline.training.selection import TABLE
+from pipeline.training.side_text import side_vectors
+from pipeline.vectors import iterate_vectors
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How one way of labelling did; shares from 0 to 1, null where there is nothing to compare."""
+
+    method: str
+    agreement: float | None  # with the pseudo-labels of the validation split
+    accuracy: float | None  # with the truth, on every image that has one
+    accuracy_unseen: float | None  # the same, on images that are in neither split
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """One training."""
+
+    head: str  # path of its JSON in the store
+    classes: int
+    train: int  # samples
+    valid: int
+    epochs: int
+    best_epoch: int
+    truth: int  # images with a true label
+    truth_unseen: int  # those of them in neither split
+    comparison: list[Comparison]
+    seconds: float
+
+
+def train(
+    store: Store,
+    *,
+    settings: MlpSettings,
+    side_text: str,
+    encoder: Callable[[], ImageEncoder],
+    truth: Truth | None = None,
+) -> TrainSummary:
+    """Fit the multimodal MLP to the selection, compare it with two baselines and save it.
+
+    Args:
+        store: the store; it must hold a selection.
+        settings: of the MLP.
+        side_text: none, file-name, or a CSV file, as in `side_text`.
+        encoder: called only when side texts are to be embedded.
+        truth: for the comparison only; training never sees it.
+
+    Raises:
+        InputError: there is nothing to learn from.
+    """
+    reason = why_not(store)
+    if reason:
+        raise InputError(f"cannot train: {reason}")
+    started = time.monotonic()
+    rows = _gather(store)
+    label_set = current_labels(store).label_set
+    side = side_vectors(store, side_text, rows.frame["path"].to_list(), label_set, encoder)
+    kept = rows.frame.filter("kept")
+    classes = [name for name in label_set.names if name in set(kept["label"])]
+    training, validation = (_samples(rows, side, classes, split) for split in ("train", "valid"))
+    fitted = fit_mlp(training, validation, classes=len(classes), settings=settings)
+    logistic = fit_logistic(training)
+    answers = {
+        "zero-shot labels": rows.frame["top_label"].to_numpy(),
+        "logistic regression": _named(logistic, rows.vectors, classes),
+        "MLP": np.array(classes)[fitted.head.predict_proba(rows.vectors, side).argmax(axis=1)],
+    }
+    comparison, known, unseen = _compare(rows.frame, answers, truth)
+    about: dict[str, object] = {
+        "classes": classes,
+        "sizes": sizes_of(fitted.head, side.shape[1]),
+        "side_text": side_text,
+        "settings": asdict(settings),
+        "label_set": label_set.model_dump(mode="json"),
+        "encoder": asdict(identity) if (identity := store.identity()) else None,
+        "comparison": [asdict(line) for line in comparison],
+        "losses": [asdict(epoch) for epoch in fitted.epochs],
+    }
+    path = save_head(
+        store, fitted.head, about, train_fingerprint(store, asdict(settings), side_text)
+    )
+    return TrainSummary(
+        head=path,
+        classes=len(classes),
+        train=len(training),
+        valid=len(validation),
+        epochs=len(fitted.epochs),
+        best_epoch=fitted.best_epoch + 1,
+        truth=known,
+        truth_unseen=unseen,
+        comparison=comparison,
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Every present, labelled image: a frame and the matrix of its vectors, row by row."""
+
+    frame: pl.DataFrame
+    vectors: Floats  # (N, D)
+
+
+def _gather(store: Store) -> _Rows:
+    run = current_labels(store)
+    labels = store.read(run.table, ["image_id", "topk_labels"]).unique("image_id")
+    labels = labels.select("image_id", top_label=pl.col("topk_labels").list.first())
+    selection = store.read(TABLE, ["image_id", "label", "weight", "split", "kept"])
+    frame = (
+        present_images(store)
+        .join(labels, on="image_id", how="inner", maintain_order="left")
+        .join(selection, on="image_id", how="left", maintain_order="left")
+        .with_columns(pl.col("kept").fill_null(False))
+    )
+    place = {image_id: row for row, image_id in enumerate(frame["image_id"])}
+    identity = store.identity()
+    vectors = np.zeros((len(frame), identity.dimension if identity else 0), np.float32)
+    for _, ids, part in iterate_vectors(store):
+        wanted = [(place[i], row) for row, i in enumerate(ids) if i in place]
+        if wanted:
+            targets, sources = zip(*wanted, strict=True)
+            vectors[list(targets)] = part[list(sources)]
+    return _Rows(frame, vectors)
+
+
+def _samples(rows: _Rows, side: Floats, classes: list[str], split: str) -> Samples:
+    chosen = (rows.frame["split"] == split).fill_null(False).to_numpy()
+    part = rows.frame.filter(chosen)
+    number = {name: index for index, name in enumerate(classes)}
+    labels: Ints = np.array([number[name] for name in part["label"]], np.int64)
+    weights = part["weight"].to_numpy().astype(np.float32)
+    return Samples(rows.vectors[chosen], side[chosen], labels, np.maximum(weights, 1e-6))
+
+
+def _named(model: LogisticRegression, vectors: Floats, classes: list[str]) -> np.ndarray:
+    named: np.ndarray = np.array(classes)[model.predict(vectors)]
+    return named
+
+
+def _compare(
+    frame: pl.DataFrame, answers: dict[str, np.ndarray], truth: Truth | None
+) -> tuple[list[Comparison], int, int]:
+    """Return a line per method, the number of images with truth, and of unseen ones."""
+    valid = (frame["split"] == "valid").fill_null(False).to_numpy()
+    pseudo = frame["label"].to_numpy()
+    known = truth.labels if truth else {}
+    right = np.array([known.get(image_id) for image_id in frame["image_id"]], object)
+    has_truth = np.array([label is not None for label in right], bool)
+    unseen = has_truth & ~frame["kept"].to_numpy()
+    lines = [
+        Comparison(
+            method=method,
+            # The zero-shot labels are the pseudo-labels: agreeing with themselves says nothing.
+            agreement=None if method.startswith("zero") else _share(said, pseudo, valid),
+            accuracy=_share(said, right, has_truth),
+            accuracy_unseen=_share(said, right, unseen),
+        )
+        for method, said in answers.items()
+    ]
+    return lines, int(has_truth.sum()), int(unseen.sum())
+
+
+def _share(said: np.ndarray, right: np.ndarray, where: np.ndarray) -> float | None:
+    return float(np.mean(said[where] == right[where])) if where.any() else None
