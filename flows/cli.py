@@ -2,10 +2,9 @@
 
 import sys
 
-import click
 import typer
 
-from flows.commands import ask, run
+from flows.commands import query, report, run
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 app = typer.Typer(
@@ -15,10 +14,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for make in (run.demo, run.init, run.run, run.select, run.train, run.serve):
-    app.command()(make)
-for answer in (ask.classify, ask.search, ask.predict, ask.evaluate, ask.export, ask.status):
-    app.command()(answer)
+for command in (
+    *(run.demo, run.init, run.run, run.select, run.train, run.serve),
+    *(query.classify, query.search, query.predict),
+    *(report.evaluate, report.export, report.status),
+):
+    app.command()(command)
 
 
 def main() -> None:
@@ -27,19 +28,10 @@ def main() -> None:
 
     quiet_libraries()
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:  # an unknown option, a missing argument
-        error.show()
-        sys.exit(2)
+        app()
     except PseudolabelError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_exit_code(error))
-    except (KeyboardInterrupt, click.Abort):
-        print(
-            "stopped; what was committed stays, and the next run goes on from it", file=sys.stderr
-        )
-        sys.exit(130)
-    sys.exit(code or 0)
 
 
 def _exit_code(error: PseudolabelError) -> int:

@@ -36,12 +36,18 @@ def print_json(content: Any) -> None:
     sys.stdout.write("\n")
 
 
-def table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+def table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     """Return an empty table; the columns named in `right` hold numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = Table(header_style="bold")
     for column in columns:
         made.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return made
+
+
+def show(title: str, rows: Table) -> None:
+    """Print a table under its title."""
+    out.print(f"\n{title}", style="bold", soft_wrap=True)
+    out.print(rows)
 
 
 def percent(share: float | None) -> str:

@@ -19,7 +19,7 @@ from pipeline.images.scan import (
     new_run_id,
     record_changes,
 )
-from pipeline.label_set import LabelSet, load_label_set
+from pipeline.label_set import LabelSet, LabelVectors, load_label_set
 from pipeline.labels.labelling import LabelSummary, current_labels, missing_parts, run_table
 from pipeline.search import index as search_index
 from pipeline.store import Store, create_store, open_store
@@ -60,6 +60,13 @@ def label_set(config: Config) -> LabelSet:
     """Return the config's label set."""
     template = config.labels.template
     return load_label_set(config.labels.label_set, (template,) if template else ())
+
+
+def label_vectors(config: Config) -> LabelVectors:
+    """Embed the config's label set, without a store to keep the vectors in."""
+    from pipeline.clip.prompts import embed_labels
+
+    return embed_labels(label_set(config), encoder(config))
 
 
 def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes:

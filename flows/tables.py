@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from flows.console import out, percent, print_json, table
+from flows.console import out, percent, print_json, show, table
 from flows.drop import DropSummary
 from pipeline.catalog import current_files
 from pipeline.config import Config
@@ -66,11 +66,11 @@ def show_selection(summary: SelectSummary, *, as_json: bool) -> None:
     if as_json:
         print_json(summary)
         return
-    shown = table("Selection for training", "images", "reason", right=("images",))
+    shown = table("images", "reason", right=("images",))
     shown.add_row(str(summary.kept), "kept", style="bold")
     for reason, count in summary.left_out.items():
         shown.add_row(str(count), f"left out: {reason}")
-    out.print(shown)
+    show("Selection for training", shown)
 
 
 def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
@@ -82,16 +82,16 @@ def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
         f"Training: {summary.train} samples of {summary.classes} classes, {summary.valid} held "
         f"out, best of {summary.epochs} epochs: {summary.best_epoch}, {summary.seconds:.1f} s"
     )
-    columns = ["method", "agrees with held-out pseudo-labels"]
+    columns = ["method", "agreement with held-out pseudo-labels"]
     if summary.truth:
         columns += [f"accuracy on {summary.truth}", f"on the {summary.truth_unseen} not selected"]
-    shown = table(title, *columns, right=tuple(columns[1:]))
+    shown = table(*columns, right=tuple(columns[1:]))
     for line in summary.comparison:
         cells = [line.method, percent(line.agreement)]
         if summary.truth:
             cells += [percent(line.accuracy), percent(line.accuracy_unseen)]
         shown.add_row(*cells)
-    out.print(shown)
+    show(title, shown)
 
 
 def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
@@ -101,12 +101,12 @@ def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
         return
     metrics = evaluation.metrics
     columns = ("class", "images", "recall", "precision")
-    shown = table("Zero-shot labels against the truth", *columns, right=columns[1:])
+    shown = table(*columns, right=columns[1:])
     for entry in metrics.per_class:
         if entry.images or entry.precision is not None:
             cells = [str(entry.images), percent(entry.recall), percent(entry.precision)]
             shown.add_row(entry.label, *cells)
-    out.print(shown)
+    show("Zero-shot labels against the truth", shown)
     kind = "confidence" if evaluation.calibrated else "score"
     out.print(
         f"accuracy {percent(metrics.accuracy)} of {metrics.images} images, "
@@ -137,16 +137,16 @@ def _show_labels(config: Config) -> None:
     run = current_labels(store)
     labels = store.read(run.table, ["label", "score"])
     counts = labels.group_by("label").agg(pl.len().alias("n"), pl.col("score").mean())
-    shown = table("Labels", "label", "images", "mean score", right=("images", "mean score"))
+    shown = table("label", "images", "mean score", right=("images", "mean score"))
     for label, count, score in counts.sort("n", "label", descending=[True, False]).iter_rows():
         shown.add_row(label or "(abstained)", str(count), f"{score:.2f}")
-    out.print(shown)
+    show("Labels", shown)
 
 
 def _show_places(config: Config, summary: DropSummary) -> None:
     root = Path(config.store)
     places = {
-        "tables (Parquet)": f"{root}/files, {root}/embeddings, {summary.label.table}"
+        "tables (Parquet)": f"{root}/files, {root}/embeddings, {root}/{summary.label.table}"
         if summary.label
         else str(root / "files"),
         "search index": root / "index" if summary.index else None,
@@ -157,10 +157,10 @@ def _show_places(config: Config, summary: DropSummary) -> None:
         else None,
         "run summary": root / summary.report.summary,
     }
-    shown = table("Everything is in", "what", "where")
+    shown = table("what", "where")
     for what, where in places.items():
         if where:
             shown.add_row(what, str(where))
-    out.print(shown)
+    show("Everything is in", shown)
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     out.print(f"took {took}")

@@ -5,12 +5,11 @@ flushed to the disk and renamed. A part carries in its own metadata the fingerpr
 so that data and "done" marker are one file. `Store` knows tables, not stages.
 """
 
-import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
@@ -20,27 +19,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError, StoreError
+from pipeline.identity import EncoderIdentity, difference, digest
 from pipeline.tables import schema_of
 
 FORMAT = 1
 LOCK = ".lock"
 TEMPORARY = ".tmp-"
 _FINGERPRINT = b"pseudolabel.fingerprint"
-
-
-@dataclass(frozen=True)
-class EncoderIdentity:
-    """What two embeddings must share to be comparable."""
-
-    architecture: str = field(compare=False)  # a name for people: the weights decide
-    weights: str  # SHA-256 of every parameter, first 32 hex digits
-    preprocessing: str  # size, resize mode, interpolation, mean and standard deviation
-    dimension: int
-    logit_scale: float
-    logit_bias: float | None  # only models trained with a sigmoid loss have one
-
-    def __str__(self) -> str:
-        return f"{self.architecture} (weights {self.weights[:12]}, {self.dimension} dimensions)"
 
 
 class Store:
@@ -82,7 +67,7 @@ class Store:
         if held is not None and held != encoder:
             raise InputError(
                 f"{self.root} holds embeddings of {held}, but this run uses {encoder}"
-                f"{_difference(held, encoder)}: vectors of two encoders cannot be compared. "
+                f"{difference(held, encoder)}: vectors of two encoders cannot be compared. "
                 "Use that model, or another store."
             )
 
@@ -227,21 +212,6 @@ def create_store(location: str) -> Store:
     if not (root / "store.json").exists():
         Store(root).put_json("store.json", {"format": FORMAT})
     return open_store(location)
-
-
-def digest(content: object) -> str:
-    """Return 16 hex digits that stand for any JSON-able content."""
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def _difference(held: EncoderIdentity, given: EncoderIdentity) -> str:
-    """Name the fields that differ, unless the printed names already show it."""
-    if str(held) != str(given):
-        return ""
-    pairs = zip(asdict(held).items(), asdict(given).values(), strict=True)
-    told = [f"{name} {old} against {new}" for (name, old), new in pairs if old != new]
-    return f" ({', '.join(told)})"
 
 
 def _part_schema(path: Path) -> pa.Schema:

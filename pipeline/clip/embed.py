@@ -18,10 +18,11 @@ import pyarrow as pa
 
 from pipeline.arrays import Halves
 from pipeline.clip.encoder import ImageEncoder
+from pipeline.identity import digest
 from pipeline.images.decoding import Fit, Picture, Refusal, decode, image_id, may_be_image
 from pipeline.images.scan import read_shard
 from pipeline.images.sources import local_path
-from pipeline.store import Store, digest
+from pipeline.store import Store
 from pipeline.tables import FILES, embeddings
 from pipeline.vectors import to_column
 

@@ -15,7 +15,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from pipeline.arrays import Floats, Pixels, unit_rows
 from pipeline.clip.loading import LoadedModel, load_model
 from pipeline.errors import InputError
-from pipeline.store import EncoderIdentity, digest
+from pipeline.identity import EncoderIdentity, digest
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -97,7 +97,7 @@ def _check_folder(folder: Path) -> None:
 
 def _explain(name: str, weights: str | None, error: Exception) -> str:
     """Say what went wrong and what to do, in one paragraph."""
-    first_line = (str(error) or type(error).__name__).splitlines()[0]
+    first_line = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
     if name.startswith(LOCAL) or (weights and Path(weights).is_file()):
         return f"model {name}: cannot be loaded: {first_line}"
     return (

@@ -10,8 +10,9 @@ import numpy as np
 
 from pipeline.arrays import unit_rows
 from pipeline.clip.encoder import ImageEncoder
+from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
-from pipeline.store import EncoderIdentity, Store, digest
+from pipeline.store import Store
 
 
 def embed_labels(label_set: LabelSet, encoder: ImageEncoder) -> LabelVectors:

@@ -72,7 +72,7 @@ def decode(data: bytes, name: str, fit: Fit, *, max_pixels: int) -> Picture | Re
             file_format = image.format or "?"
             image.load()
             upright = _rgb(_upright(image))
-            pixels = np.asarray(fit(upright))
+            pixels = np.array(fit(upright))  # a copy: torch wants memory it may write to
             return Picture(pixels, upright.width, upright.height, file_format)
     except UnidentifiedImageError:
         if not data:

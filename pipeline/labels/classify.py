@@ -6,9 +6,17 @@ Shapes: N images, D embedding dimensions.
 from dataclasses import dataclass
 
 from pipeline.arrays import Floats
+from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.scoring import score, vote
-from pipeline.store import EncoderIdentity
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One label that an image may have."""
+
+    label: str
+    score: float  # 0 to 1
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,7 @@ class Answer:
     """What one image shows."""
 
     label: str | None  # null: abstained
-    top: list[tuple[str, float]]  # label and score, likeliest first
+    top: list[Ranked]  # likeliest first
 
 
 def classify(
@@ -50,7 +58,7 @@ def classify(
     return [
         Answer(
             label=None if label < 0 else names[label],
-            top=[(names[i], float(s)) for i, s in zip(labels, shares, strict=True)],
+            top=[Ranked(names[i], float(s)) for i, s in zip(labels, shares, strict=True)],
         )
         for label, labels, shares in zip(
             votes.label, votes.top_labels, votes.top_scores, strict=True

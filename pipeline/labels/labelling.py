@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from pipeline.arrays import Floats
 from pipeline.errors import InputError
+from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.scoring import Votes, score, vote
-from pipeline.store import EncoderIdentity, Store, digest
+from pipeline.store import Store
 from pipeline.tables import LABELS
 from pipeline.vectors import read_vectors
 

@@ -5,7 +5,8 @@ Apart from training itself, so that a run that finds nothing new need not load t
 
 import polars as pl
 
-from pipeline.store import Store, digest
+from pipeline.identity import digest
+from pipeline.store import Store
 from pipeline.training.selection import TABLE, selection_state
 
 HEAD = "mlp"

@@ -14,9 +14,10 @@ from pipeline.arrays import Floats
 from pipeline.catalog import present_images
 from pipeline.clip.encoder import ImageEncoder
 from pipeline.errors import InputError
+from pipeline.identity import digest
 from pipeline.label_set import LabelSet
 from pipeline.labels.scoring import top
-from pipeline.store import Store, digest
+from pipeline.store import Store
 from pipeline.tables import PREDICTIONS
 from pipeline.training.freshness import HEAD, head_fingerprint
 from pipeline.training.models import SavedHead, load_head

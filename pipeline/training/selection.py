@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from pipeline.catalog import present_images
+from pipeline.identity import digest
 from pipeline.labels.labelling import current_labels
 from pipeline.search.duplicates import duplicate_groups
 from pipeline.search.index import load_index
-from pipeline.store import Store, digest
+from pipeline.store import Store
 from pipeline.tables import SELECTIONS
 
 TABLE = "selections/default"

@@ -16,8 +16,9 @@ import numpy as np
 from pipeline.arrays import Floats
 from pipeline.clip.encoder import ImageEncoder
 from pipeline.errors import InputError
+from pipeline.identity import digest
 from pipeline.label_set import LabelSet, normal_word
-from pipeline.store import Store, digest
+from pipeline.store import Store
 
 NONE, FILE_NAME = "none", "file-name"
 

@@ -1,4 +1,4 @@
-"""The commands that answer: classify, search, predict, evaluate, export, status."""
+"""The commands that ask a model: classify, search, predict."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +20,9 @@ from flows.commands import (
 )
 
 if TYPE_CHECKING:
+    from pipeline.arrays import Floats
     from pipeline.clip.encoder import Encoder
     from pipeline.config import Config
-    from pipeline.images.decoding import Picture
 
 Images = Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)]
 
@@ -40,12 +40,9 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Zero-shot answers for single images; no store is needed."""
-    import numpy as np
-
     from flows import stages
-    from flows.console import out, percent, print_json, table
+    from flows.console import percent, print_json, show, table
     from flows.settings import resolve
-    from pipeline.clip.prompts import embed_labels
     from pipeline.labels.classify import classify as classify_vectors
 
     resolved = resolve(
@@ -61,26 +58,25 @@ def classify(
         assignments,
     )
     label_set = stages.label_set(resolved)
+    files = _read(images)
     encoder = stages.encoder(resolved)
-    pictures = _decode(images, encoder, resolved)
-    vectors = encoder.encode_images(np.stack([picture.pixels for picture in pictures]))
     answers = classify_vectors(
-        vectors,
+        _embed(files, encoder, resolved),
         label_set,
-        embed_labels(label_set, encoder),
+        stages.label_vectors(resolved),
         encoder.identity,
         top_k=resolved.labels.top_k,
         abstain_below=resolved.labels.abstain_below,
     )
     if as_json:
-        print_json([{"path": str(p), **asdict(a)} for p, a in zip(images, answers, strict=True)])
+        print_json([{"path": p, **asdict(a)} for p, a in zip(files, answers, strict=True)])
         return
-    for path, answer in zip(images, answers, strict=True):
+    for path, answer in zip(files, answers, strict=True):
         note = "" if answer.label else "  (abstained)"
-        shown = table(f"{path}{note}", "label", "score", right=("score",))
-        for label, share in answer.top:
-            shown.add_row(label, percent(share))
-        out.print(shown)
+        shown = table("label", "score", right=("score",))
+        for entry in answer.top:
+            shown.add_row(entry.label, percent(entry.score))
+        show(f"{path}{note}", shown)
 
 
 def search(
@@ -102,10 +98,8 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the images of a store most similar to an image or a text."""
-    import numpy as np
-
     from flows import stages
-    from flows.console import out, print_json, table
+    from flows.console import print_json, show, table
     from flows.settings import resolve
     from pipeline.errors import InputError
     from pipeline.search.queries import Filters, find_similar
@@ -116,23 +110,20 @@ def search(
     given = {"store": store, "encoder.model": model, "encoder.device": device}
     resolved = resolve(config, given, assignments)
     opened = open_store(resolved.store)
+    files = _read([image]) if image is not None else {}
     encoder = stages.encoder(resolved)
     opened.require(encoder.identity)
-    if image is not None:
-        pixels = _decode([image], encoder, resolved)[0].pixels
-        query = encoder.encode_images(np.stack([pixels]))
-    else:
-        query = encoder.encode_texts([str(text)])
+    query = _embed(files, encoder, resolved) if files else encoder.encode_texts([str(text)])
     filters = Filters(label=label, min_confidence=min_confidence, path_contains=path)
     hits = find_similar(opened, query, k, filters)
     if as_json:
         print_json(hits.to_dicts())
         return
-    shown = table(f"nearest to {image or text!r}", "cosine", "label", "score", "path")
+    shown = table("cosine", "label", "score", "path")
     for hit in hits.iter_rows(named=True):
         score = "-" if hit["score"] is None else f"{hit['score']:.2f}"
         shown.add_row(f"{hit['cosine']:.3f}", hit["label"] or "-", score, hit["path"])
-    out.print(shown)
+    show(f"Nearest to {image or text}", shown)
 
 
 def predict(
@@ -149,10 +140,8 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Apply the trained head to image files, or to every image of the store."""
-    import numpy as np
-
     from flows import stages
-    from flows.console import out, percent, print_json, table
+    from flows.console import out, percent, print_json, show, table
     from flows.settings import resolve
     from pipeline.locking import writer_lock
     from pipeline.store import open_store
@@ -175,118 +164,45 @@ def predict(
         else:
             out.print(f"{summary.predicted} images predicted into {opened.root / summary.table}")
         return
+    files = _read(images)
     head, encoder = load_head(opened), stages.encoder(resolved)
     opened.require(encoder.identity)
-    pictures = _decode(images, encoder, resolved)
-    vectors = encoder.encode_images(np.stack([picture.pixels for picture in pictures]))
-    names = [str(path) for path in images]
+    vectors, names = _embed(files, encoder, resolved), list(files)
     answers = predict_vectors(opened, head, vectors, names, lambda: encoder)
     rows = ranked_labels(answers, head.classes, k).to_dicts()
     if as_json:
         print_json([{"path": name, **row} for name, row in zip(names, rows, strict=True)])
         return
-    shown = table("Predictions of the trained head", "image", "label", "score", right=("score",))
+    shown = table("image", "label", "score", right=("score",))
     for name, row in zip(names, rows, strict=True):
         shown.add_row(name, row["label"], percent(row["score"]))
-    out.print(shown)
+    show("Predictions of the trained head", shown)
 
 
-def evaluate(
-    truth: Annotated[
-        str,
-        typer.Option("--truth", help="A CSV file (path,label), or folders named as the labels."),
-    ],
-    store: StoreFolder = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="For coverage [default: select.min_confidence]."),
-    ] = None,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Compare the current labels with true ones."""
-    from flows import tables
-    from flows.settings import resolve
-    from pipeline.reports.evaluate import evaluate as evaluate_store
-    from pipeline.store import open_store
+def _read(images: list[Path]) -> dict[str, bytes]:
+    """Read the files a user named, before a model is loaded for nothing."""
+    from pipeline.errors import InputError
 
-    given = {"store": store, "select.min_confidence": threshold}
-    resolved = resolve(config, given, assignments)
-    opened, bar = open_store(resolved.store), resolved.select.min_confidence
-    tables.show_evaluation(evaluate_store(opened, truth, threshold=bar), as_json=as_json)
+    files = {}
+    for path in images:
+        try:
+            files[str(path)] = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return files
 
 
-def export(
-    destination: Annotated[Path, typer.Argument(help="File or folder to write.", metavar="OUT")],
-    form: Annotated[
-        str,
-        typer.Option("--format", help="parquet, csv, imagefolder, webdataset or label-studio."),
-    ] = "parquet",
-    store: StoreFolder = None,
-    selected: Annotated[bool, typer.Option("--selected", help="Only the selection.")] = False,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Write files and labels as one flat table, or in the layout of another tool."""
-    from flows.console import out, print_json
-    from flows.settings import resolve
-    from pipeline.reports.export import export as export_store
-    from pipeline.store import open_store
+def _embed(files: dict[str, bytes], encoder: "Encoder", config: "Config") -> "Floats":
+    """Decode and embed files; one that is no image is the user's to know at once."""
+    import numpy as np
 
-    resolved = resolve(config, {"store": store}, assignments)
-    opened = open_store(resolved.store)
-    summary = export_store(opened, destination, form, selected_only=selected)
-    if as_json:
-        print_json(summary)
-    else:
-        out.print(f"wrote {summary.rows} rows to {summary.out} ({summary.format})")
-
-
-def status(
-    store: StoreFolder = None,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Say what is in a store."""
-    from flows.console import out, print_json, table
-    from flows.settings import resolve
-    from pipeline.reports.status import status as store_status
-    from pipeline.store import open_store
-
-    found = store_status(open_store(resolve(config, {"store": store}, assignments).store))
-    if as_json:
-        print_json(found)
-        return
-    shown = table(f"Store {found.store}", "what", "value")
-    shown.add_row("encoder", found.encoder or "none yet")
-    shown.add_row("runs", f"{found.runs}, the last {found.last_run or '-'}")
-    shown.add_row("files", ", ".join(f"{n} {name}" for name, n in found.files.items()) or "none")
-    shown.add_row("images embedded", f"{found.embeddings}, {found.indexed} in the search index")
-    shown.add_row("label set", found.label_set or "none yet")
-    most = [f"{name} {count}" for name, count in list(found.labels.items())[:12]]
-    shown.add_row("labels", ", ".join(most) + (" ..." if len(found.labels) > 12 else ""))
-    shown.add_row("selected", str(found.selected))
-    shown.add_row("trained head", "yes" if found.trained else "no")
-    shown.add_row("on disk", f"{found.bytes / 1e6:.1f} MB")
-    out.print(shown)
-
-
-def _decode(images: list[Path], encoder: "Encoder", config: "Config") -> "list[Picture]":
-    """Decode the files a user named; one that is no image is the user's to know at once."""
     from pipeline.errors import InputError
     from pipeline.images.decoding import Refusal, decode
 
-    pictures = []
-    for path in images:
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-        outcome = decode(data, str(path), encoder.fit, max_pixels=config.scan.max_pixels)
+    vectors = []
+    for name, data in files.items():
+        outcome = decode(data, name, encoder.fit, max_pixels=config.scan.max_pixels)
         if isinstance(outcome, Refusal):
-            raise InputError(f"{path}: {outcome.reason}")
-        pictures.append(outcome)
-    return pictures
+            raise InputError(f"{name}: {outcome.reason}")
+        vectors.append(encoder.encode_images(outcome.pixels[None]))
+    return np.concatenate(vectors)

@@ -1,0 +1,91 @@
+"""The commands that tell of a store: evaluate, export, status."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands import Assignments, ConfigFile, Json, StoreFolder
+
+
+def evaluate(
+    truth: Annotated[
+        str,
+        typer.Option("--truth", help="A CSV file (path,label), or folders named as the labels."),
+    ],
+    store: StoreFolder = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", help="For coverage [default: select.min_confidence]."),
+    ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the current labels with true ones."""
+    from flows import tables
+    from flows.settings import resolve
+    from pipeline.reports.evaluate import evaluate as evaluate_store
+    from pipeline.store import open_store
+
+    given = {"store": store, "select.min_confidence": threshold}
+    resolved = resolve(config, given, assignments)
+    opened, bar = open_store(resolved.store), resolved.select.min_confidence
+    tables.show_evaluation(evaluate_store(opened, truth, threshold=bar), as_json=as_json)
+
+
+def export(
+    destination: Annotated[Path, typer.Argument(help="File or folder to write.", metavar="OUT")],
+    form: Annotated[
+        str,
+        typer.Option("--format", help="parquet, csv, imagefolder, webdataset or label-studio."),
+    ] = "parquet",
+    store: StoreFolder = None,
+    selected: Annotated[bool, typer.Option("--selected", help="Only the selection.")] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Write files and labels as one flat table, or in the layout of another tool."""
+    from flows.console import out, print_json
+    from flows.settings import resolve
+    from pipeline.reports.export import export as export_store
+    from pipeline.store import open_store
+
+    resolved = resolve(config, {"store": store}, assignments)
+    opened = open_store(resolved.store)
+    summary = export_store(opened, destination, form, selected_only=selected)
+    if as_json:
+        print_json(summary)
+    else:
+        out.print(f"wrote {summary.rows} rows to {summary.out} ({summary.format})")
+
+
+def status(
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is in a store."""
+    from flows.console import print_json, show, table
+    from flows.settings import resolve
+    from pipeline.reports.status import status as store_status
+    from pipeline.store import open_store
+
+    found = store_status(open_store(resolve(config, {"store": store}, assignments).store))
+    if as_json:
+        print_json(found)
+        return
+    shown = table("what", "value")
+    shown.add_row("encoder", found.encoder or "none yet")
+    shown.add_row("runs", f"{found.runs}, the last {found.last_run or '-'}")
+    shown.add_row("files", ", ".join(f"{n} {name}" for name, n in found.files.items()) or "none")
+    shown.add_row("images embedded", f"{found.embeddings}, {found.indexed} in the search index")
+    shown.add_row("label set", found.label_set or "none yet")
+    most = [f"{name} {count}" for name, count in list(found.labels.items())[:12]]
+    shown.add_row("labels", ", ".join(most) + (" ..." if len(found.labels) > 12 else ""))
+    shown.add_row("selected", str(found.selected))
+    shown.add_row("trained head", "yes" if found.trained else "no")
+    shown.add_row("on disk", f"{found.bytes / 1e6:.1f} MB")
+    show(f"Store {found.store}", shown)
