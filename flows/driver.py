@@ -1,15 +1,19 @@
 """Between the command line and the flows: look first, and start Prefect only when there is work."""
 
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows import stages
 from flows.console import notes, out, print_json, progress_shown
-from flows.drop import DropSummary, Options, process_drop, train_head
+from flows.drop import Options, process_drop, train_head
+from flows.progress import listener
 from flows.quiet import quiet_prefect
 from flows.runners import PlainTasks
 from pipeline.config import Config
-from pipeline.errors import InputError, PseudolabelError
+from pipeline.errors import InputError
 from pipeline.images.scan import Changes
 from pipeline.images.sources import source_root
 from pipeline.store import create_store
@@ -17,7 +21,7 @@ from pipeline.store import create_store
 if TYPE_CHECKING:
     from pipeline.training.train import TrainSummary
 
-_WAIT_NOTE = "Prefect's temporary server (10 to 20 s; --plain does without)"
+_WAIT_NOTE = "start Prefect (10 to 20 s where no server runs; --plain does without)"
 
 
 @dataclass(frozen=True)
@@ -92,10 +96,17 @@ def run_and_show(
         tables.show_nothing_new(config, found, as_json=as_json)
         return
     options = Options(truth=truth, retry_failed=retry_failed, wait=wait)
-    with progress_shown("load model"):
+    with progress_shown("load model"), _prefect(plain=plain) as ready:
         if found.to_read:
             stages.claim(config)  # a wrong model is told before Prefect is waited for
-        summary = _run_drop(config, options, plain=plain)
+        if plain:
+            summary = process_drop(config, PlainTasks(), options)
+        else:
+            listener.get().stage(_WAIT_NOTE)
+            ready.result()
+            from flows.label_images import label_images
+
+            summary = label_images(config, options)
     if as_json:
         print_json(summary)
     else:
@@ -105,14 +116,14 @@ def run_and_show(
 def train(config: Config, *, plain: bool, truth: str | None, wait: bool) -> "TrainSummary":
     """Fit a head to the selection that the store holds."""
     options = Options(truth=truth, wait=wait)
-    with progress_shown("train" if plain else _WAIT_NOTE):
+    with progress_shown("load"), _prefect(plain=plain) as ready:
         if plain:
             return train_head(config, PlainTasks(), options)
-        quiet_prefect()
+        listener.get().stage(_WAIT_NOTE)
+        ready.result()
         from flows.train_model import train_model
 
-        summary: TrainSummary = _through_prefect(train_model, config, options)
-        return summary
+        return train_model(config, options)
 
 
 def serve(config: Config, *, every: float | None, cron: str | None) -> None:
@@ -125,31 +136,30 @@ def serve(config: Config, *, every: float | None, cron: str | None) -> None:
     serve_flow(config, every=every, cron=cron)
 
 
-def _run_drop(config: Config, options: Options, *, plain: bool) -> DropSummary:
-    if plain:
-        return process_drop(config, PlainTasks(), options)
+@contextmanager
+def _prefect(*, plain: bool) -> Iterator[Future[None]]:
+    """Start Prefect in the background, where it is wanted: the model loads meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="prefect-start") as pool:
+        yield pool.submit(_nothing if plain else _start_prefect)
+
+
+def _start_prefect() -> None:
+    """Import Prefect and make sure that a server answers: the configured or a temporary one.
+
+    Raises:
+        InputError: the configured server does not answer.
+    """
     quiet_prefect()
-    from flows.progress import listener
+    from prefect.client.orchestration import get_client
 
-    listener.get().stage(_WAIT_NOTE)
-    from flows.label_images import label_images
-
-    summary: DropSummary = _through_prefect(label_images, config, options)
-    return summary
-
-
-def _through_prefect(flow: Any, config: Config, options: Options) -> Any:
-    """Call a flow; a Prefect server that does not answer is a matter of the user's settings."""
-    import httpx
-
-    try:
-        return flow(config, options)
-    except PseudolabelError:
-        raise
-    except (httpx.HTTPError, RuntimeError) as error:
-        if "API" in str(error) or isinstance(error, httpx.HTTPError):
+    with get_client(sync_client=True) as client:
+        fault = client.api_healthcheck()
+        if fault is not None:
             raise InputError(
-                f"the Prefect server cannot be reached ({error}): start it, unset "
-                "PREFECT_API_URL to use a temporary one, or run with --plain"
-            ) from error
-        raise
+                f"the Prefect server at {client.api_url} does not answer ({fault}): start it, "
+                "unset PREFECT_API_URL to use a temporary one, or run with --plain"
+            )
+
+
+def _nothing() -> None:
+    """Start nothing."""

@@ -3,6 +3,7 @@
 Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.training.train import TrainSummary
 
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,12 @@ class DropSummary:
     run_id: str
     scan: ScanSummary
     embed: EmbedTotals
-    label: LabelSummary | None
-    index: IndexSummary | None
-    select: SelectSummary | None
-    train: "TrainSummary | None"
-    not_trained: str | None  # the reason, where `train` is null
-    report: stages.ReportSummary
+    label: LabelSummary | None = None
+    index: IndexSummary | None = None
+    select: SelectSummary | None = None
+    train: "TrainSummary | None" = None
+    not_trained: str | None = None  # the reason, where `train` is null
+    report: stages.ReportSummary | None = None  # null: there was nothing to do
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 
@@ -79,7 +82,9 @@ def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
     def run(name: str, step: Callable[..., R], *args: Any) -> R:
         listener.get().stage(name)
         with _timed(seconds, name):
-            return tasks.run(name, step, *args)
+            summary = tasks.run(name, step, *args)
+        logger.info("%s: %s", name, summary)
+        return summary
 
     with writer_lock(store, wait=options.wait):
         scan = run("scan", stages.scan, config, options.retry_failed)
@@ -88,6 +93,10 @@ def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
             shards = tasks.each(
                 "embed", lambda shard: stages.embed(config, scan.run_id, shard), range(scan.shards)
             )
+        stages.finish_embedding(config, scan.run_id)
+        if scan.nothing_new and not stages.stale_stages(config):
+            logger.info("nothing new")
+            return DropSummary(run_id=scan.run_id, scan=scan, embed=_totals(shards))
         label = index = select = trained = None
         if store.parts("embeddings"):
             label = run("label", stages.label, config)

@@ -32,6 +32,6 @@ def quiet_prefect(level: str = "CRITICAL") -> None:
 def quiet_libraries() -> None:
     """Keep log lines of libraries, which call the root logger, out of a person's sight."""
     logging.basicConfig(level=logging.ERROR, format="%(message)s")
-    logging.getLogger("pipeline").setLevel(logging.INFO)
-    logging.getLogger("flows").setLevel(logging.INFO)
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    logging.getLogger("flows").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(open_clip|torch|prefect|PIL)(\.|$)")

@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.images.scan import (
     Changes,
     ScanSummary,
+    discard_plan,
     find_changes,
     new_run_id,
     record_changes,
@@ -146,6 +147,11 @@ def embed(config: Config, run_id: str, shard: int) -> "EmbedSummary":
         threads=config.run.decode_threads,
         on_progress=listener.get().advance,
     )
+
+
+def finish_embedding(config: Config, run_id: str) -> None:
+    """Clear away what only the shards of a run needed."""
+    discard_plan(open_store(config.store), run_id)
 
 
 def label(config: Config) -> LabelSummary:

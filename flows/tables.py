@@ -145,6 +145,8 @@ def _show_labels(config: Config) -> None:
 
 def _show_places(config: Config, summary: DropSummary) -> None:
     root = Path(config.store)
+    if summary.report is None:
+        return
     places = {
         "tables (Parquet)": f"{root}/files, {root}/embeddings, {root}/{summary.label.table}"
         if summary.label

@@ -46,6 +46,11 @@ class ScanSummary:
     waiting: int
     shards: int
 
+    @property
+    def nothing_new(self) -> bool:
+        """Whether the sources are as the store knows them."""
+        return not (self.new or self.changed or self.gone)
+
 
 def find_changes(
     store: Store,
@@ -146,9 +151,10 @@ def record_changes(
         )
         store.write_part("files", f"{run_id}-scan", rows.select(FILES.names).to_arrow().cast(FILES))
     plan = changes.to_read.drop("problem").with_row_index("row")
-    buffer = BytesIO()
-    plan.with_columns(shard=pl.col("row") // shard_rows).drop("row").write_parquet(buffer)
-    store.put(_plan_name(run_id), buffer.getbuffer())
+    if len(plan):
+        buffer = BytesIO()
+        plan.with_columns(shard=pl.col("row") // shard_rows).drop("row").write_parquet(buffer)
+        store.put(_plan_name(run_id), buffer.getbuffer())
     return ScanSummary(
         run_id=run_id,
         listed=changes.listed,
@@ -164,6 +170,11 @@ def read_shard(store: Store, run_id: str, shard: int) -> pl.DataFrame:
     """Return the files that a shard of a run is to read: path, source, bytes, mtime."""
     plan = pl.scan_parquet(store.root / _plan_name(run_id))
     return plan.filter(pl.col("shard") == shard).drop("shard").collect()
+
+
+def discard_plan(store: Store, run_id: str) -> None:
+    """Remove a plan that every shard has followed."""
+    (store.root / _plan_name(run_id)).unlink(missing_ok=True)
 
 
 def new_run_id(store: Store, now: datetime) -> str:

@@ -49,7 +49,7 @@ def contact_sheet(store: Store, *, per_side: int = 5, max_classes: int = 60) -> 
     what = "confidence" if labelled["calibrated"].all() else "score (not calibrated)"
     title = f"{len(labelled)} labelled images, label set “{run.label_set.name}”, {what}"
     file = BytesIO()
-    draw_sheet(rows, title, per_side).save(file, "PNG", optimize=True)
+    draw_sheet(rows, title, per_side).save(file, "PNG")
     return file.getvalue()
 
 

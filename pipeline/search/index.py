@@ -81,10 +81,10 @@ class SearchIndex:
         cosines, rows = self._index.search(contiguous, k, params=parameters)
         return Neighbours(rows=rows, cosines=np.where(rows < 0, -np.inf, cosines))
 
-    def vectors(self, start: int, stop: int) -> Floats:
-        """Return the stored vectors of rows `start` to `stop`, (stop - start, D)."""
-        block: Floats = self._index.reconstruct_n(start, stop - start)
-        return block
+    def vectors(self, rows: Ints) -> Floats:
+        """Return the stored vectors of some rows, (len(rows), D)."""
+        found: Floats = self._index.reconstruct_batch(rows)
+        return found
 
     def __len__(self) -> int:
         """Return N."""

@@ -3,13 +3,14 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from pipeline.catalog import present_images
 from pipeline.identity import digest
 from pipeline.labels.labelling import current_labels
-from pipeline.search.duplicates import duplicate_groups
-from pipeline.search.index import load_index
+from pipeline.search.duplicates import near_duplicate_leaders
+from pipeline.search.index import SearchIndex, load_index
 from pipeline.store import Store
 from pipeline.tables import SELECTIONS
 
@@ -54,12 +55,8 @@ def select(
     wanted = ["image_id", "label", "confidence", "reason"]
     labels = store.read(run.table, wanted).unique("image_id")
     images = present_images(store).join(labels, on="image_id", how="inner", maintain_order="left")
-    index = load_index(store)
-    groups = pl.DataFrame(
-        {"image_id": index.ids, "group": duplicate_groups(index, cosine=duplicate_cosine)}
-    )
     rows = choose(
-        images.join(groups, on="image_id", how="left"),
+        _grouped(best_first(images), load_index(store), duplicate_cosine),
         min_confidence=min_confidence,
         max_per_class=max_per_class,
         valid_share=valid_share,
@@ -80,12 +77,18 @@ def select(
 def choose(
     images: pl.DataFrame, *, min_confidence: float, max_per_class: int, valid_share: float
 ) -> pl.DataFrame:
-    """Decide for each image, given label, confidence, reason (of abstaining) and group."""
-    # The image id breaks ties, so that the same images give the same selection in any order.
-    # A labelled image stands before its twins that abstained.
-    ranked = images.sort(
-        [pl.col("label").is_null(), "confidence", "image_id"], descending=[False, True, False]
-    )
+    """Decide for each image, given label, confidence, reason (of abstaining) and group.
+
+    Args:
+        images: image_id, label, confidence, reason, and group, which near-duplicates share.
+        min_confidence: 0 to 1; at it is kept.
+        max_per_class: the most confident ones stay.
+        valid_share: share of the kept images that is held out for early stopping.
+
+    Returns:
+        The columns of `tables.SELECTIONS`, best image first.
+    """
+    ranked = best_first(images)
     twins = pl.len().over("group") > 1
     leader = pl.col("image_id").first().over("group")
     confident = pl.col("label").is_not_null() & (pl.col("confidence") >= min_confidence)
@@ -115,6 +118,16 @@ def choose(
     )
 
 
+def best_first(images: pl.DataFrame) -> pl.DataFrame:
+    """Sort images: labelled before abstained, then by confidence.
+
+    The image id breaks ties, so that the same images give the same selection in any order.
+    """
+    return images.sort(
+        [pl.col("label").is_null(), "confidence", "image_id"], descending=[False, True, False]
+    )
+
+
 def split_of(image_id: str, valid_share: float) -> str:
     """Return train or valid by a hash: an image keeps its side whatever else arrives.
 
@@ -137,3 +150,13 @@ def is_current(store: Store, settings: list[float]) -> bool:
 def selection_state(store: Store) -> str:
     """Return the fingerprint of the written selection; empty when there is none."""
     return store.fingerprint(TABLE, _PART) or ""
+
+
+def _grouped(ranked: pl.DataFrame, index: SearchIndex, cosine: float) -> pl.DataFrame:
+    """Add the column group: the image that stands for this one and its near-duplicates."""
+    place = {image_id: rank for rank, image_id in enumerate(ranked["image_id"])}
+    # An image that is gone is still in the index; it stands behind all that are there.
+    rank = np.array([place.get(image_id, len(place)) for image_id in index.ids], np.int64)
+    leaders = near_duplicate_leaders(index, rank, cosine=cosine)
+    groups = {"image_id": index.ids, "group": [index.ids[row] for row in leaders]}
+    return ranked.join(pl.DataFrame(groups), on="image_id", how="left", maintain_order="left")
