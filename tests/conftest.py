@@ -1,0 +1,73 @@
+"""What several tests share: the demo's data, the tiny CLIP, and stores made once a session."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.drop import DEFAULT_OPTIONS, DropSummary, process_drop
+from flows.runners import PlainTasks
+from pipeline.clip.encoder import Encoder, load_encoder
+from pipeline.config import Config, make_config
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+TINY = f"local-dir:{DATA / 'models/tiny-clip'}"
+SHARED = ROOT.parent / "shared/data"  # real photos; not part of the repository
+
+
+def demo_config(store: Path, **sections: dict[str, object]) -> Config:
+    """Return the config of `pseudolabel demo`, in fp32 so that numbers are exact."""
+    values: dict[str, object] = {
+        "store": str(store),
+        "sources": [str(DATA / "images")],
+        "encoder": {"model": TINY, "device": "cpu", "precision": "fp32"},
+        "labels": {"label_set": str(DATA / "labels.toml")},
+        "scan": {"settle_seconds": 0},
+    }
+    return make_config({**values, **sections})
+
+
+def run_plain(config: Config) -> DropSummary:
+    """Take a drop through every stage, without Prefect."""
+    return process_drop(config, PlainTasks(), DEFAULT_OPTIONS)
+
+
+def pseudolabel(
+    *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in a process of its own."""
+    command = [str(Path(sys.executable).with_name("pseudolabel")), *arguments]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def unpacked(name: str, into: Path) -> Path:
+    """Unpack one archive of the shared data, or skip the test where there is none."""
+    script = SHARED / "unpack.py"
+    if not script.is_file():
+        pytest.skip(f"the real images ({name}) are not here: no {SHARED}")
+    subprocess.run([sys.executable, str(script), str(into), name], check=True, capture_output=True)
+    return into / name
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Encoder:
+    """The tiny CLIP in fp32 on the CPU."""
+    return load_encoder(TINY, device="cpu", precision="fp32")
+
+
+@pytest.fixture(scope="session")
+def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that one plain run over the demo images has filled; tests only read it."""
+    store = tmp_path_factory.mktemp("demo") / "store"
+    run_plain(demo_config(store))
+    return store
