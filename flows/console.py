@@ -97,7 +97,7 @@ def progress_shown(first: str) -> Iterator[None]:
         TimeRemainingColumn(elapsed_when_finished=False),
         TextColumn("{task.fields[detail]}"),
     )
-    with Progress(*columns, console=notes, transient=not notes.is_terminal) as progress:
+    with Progress(*columns, console=notes, disable=not notes.is_terminal) as progress:
         bars = _Bars(progress)
         bars.stage(first)
         token = listener.set(bars)

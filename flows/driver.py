@@ -3,66 +3,22 @@
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows import stages
 from flows.console import notes, out, print_json, progress_shown
 from flows.drop import Options, process_drop, train_head
+from flows.plan import plan
 from flows.progress import listener
 from flows.quiet import quiet_prefect
 from flows.runners import PlainTasks
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.images.scan import Changes
-from pipeline.images.sources import source_root
-from pipeline.store import create_store
 
 if TYPE_CHECKING:
     from pipeline.training.train import TrainSummary
 
 _WAIT_NOTE = "start Prefect (10 to 20 s where no server runs; --plain does without)"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do now."""
-
-    to_read: int
-    new: int
-    changed: int
-    gone: int
-    waiting: int
-    known: int  # files that need no reading
-    stale: list[str]  # later stages that would run
-
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to do."""
-        return bool(self.to_read or self.new or self.changed or self.gone or self.stale)
-
-
-def plan(config: Config, *, retry_failed: bool = False) -> Plan:
-    """Find out what a run would do, without loading torch or Prefect.
-
-    Raises:
-        InputError: bad sources or label set.
-    """
-    stages.label_set(config)
-    if not config.sources:
-        raise InputError("no source: name a folder, or set sources in the config file")
-    for source in config.sources:
-        source_root(source)
-    changes: Changes = stages.look(config, create_store(config.store), retry_failed=retry_failed)
-    return Plan(
-        to_read=len(changes.to_read),
-        new=changes.new,
-        changed=changes.changed,
-        gone=len(changes.gone),
-        waiting=changes.waiting,
-        known=changes.listed - changes.new - changes.changed - changes.waiting,
-        stale=stages.stale_stages(config),
-    )
 
 
 def show_plan(config: Config, *, retry_failed: bool, as_json: bool) -> None:

@@ -136,6 +136,7 @@ def embed(config: Config, run_id: str, shard: int) -> "EmbedSummary":
     """Embed one shard of a run's plan."""
     from pipeline.clip.embed import embed_shard
 
+    claim(config)
     return embed_shard(
         open_store(config.store),
         run_id,

@@ -7,20 +7,20 @@ import polars as pl
 
 from flows.console import out, percent, print_json, show, table
 from flows.drop import DropSummary
+from flows.plan import Plan
 from pipeline.catalog import current_files
 from pipeline.config import Config
 from pipeline.store import open_store
 from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
-    from flows.driver import Plan
     from pipeline.reports.evaluate import Evaluation
     from pipeline.training.train import TrainSummary
 
 _SHOWN_FAILURES = 10
 
 
-def show_nothing_new(config: Config, found: "Plan", *, as_json: bool) -> None:
+def show_nothing_new(config: Config, found: Plan, *, as_json: bool) -> None:
     """Say that there is nothing to do."""
     if as_json:
         print_json({"nothing_new": True, "known": found.known, "waiting": found.waiting})

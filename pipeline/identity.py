@@ -27,9 +27,11 @@ def digest(content: object) -> str:
 
 
 def difference(held: EncoderIdentity, given: EncoderIdentity) -> str:
-    """Name the fields in which two encoders differ, unless their printed names show it."""
-    if str(held) != str(given):
-        return ""
+    """Name the fields in which two encoders differ, with both values."""
     pairs = zip(asdict(held).items(), asdict(given).values(), strict=True)
-    told = [f"{name} {old} against {new}" for (name, old), new in pairs if old != new]
-    return f" ({', '.join(told)})"
+    told = [
+        f"{name} {old} against {new}"
+        for (name, old), new in pairs
+        if old != new and name != "architecture"
+    ]
+    return ", ".join(told)

@@ -66,8 +66,8 @@ class Store:
         held = self.identity()
         if held is not None and held != encoder:
             raise InputError(
-                f"{self.root} holds embeddings of {held}, but this run uses {encoder}"
-                f"{difference(held, encoder)}: vectors of two encoders cannot be compared. "
+                f"{self.root} holds embeddings of {held}, but this run uses {encoder}: vectors of "
+                f"two encoders cannot be compared ({difference(held, encoder)}). "
                 "Use that model, or another store."
             )
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -71,3 +72,25 @@ def demo_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("demo") / "store"
     run_plain(demo_config(store))
     return store
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What `pseudolabel demo` left and printed."""
+
+    folder: Path
+    output: str
+
+    @property
+    def store(self) -> Path:
+        """Its store."""
+        return self.folder / "demo-store"
+
+
+@pytest.fixture(scope="session")
+def prefect_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
+    """The demo, run by a user in an empty folder: through Prefect, with no server set up."""
+    folder = tmp_path_factory.mktemp("prefect")
+    run = pseudolabel("demo", cwd=folder, PREFECT_HOME=str(folder / "prefect-home"))
+    assert run.returncode == 0, run.stderr
+    return DemoRun(folder, run.stdout)

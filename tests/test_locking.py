@@ -36,9 +36,9 @@ def test_a_second_writer_is_told_who_holds_the_store(tmp_path: Path) -> None:
     store = create_store(str(tmp_path / "s"))
     holder = hold(store, 60)
     try:
-        with pytest.raises(StoreBusyError, match=rf"process {holder.pid} on .* since \d{{4}}-"):
-            with writer_lock(store):
-                pass
+        says = rf"process {holder.pid} on .* since \d{{4}}-"
+        with pytest.raises(StoreBusyError, match=says), writer_lock(store):
+            pass
     finally:
         holder.kill()
         holder.wait()

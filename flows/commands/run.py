@@ -37,7 +37,10 @@ def demo(
         {
             "store": store,
             "sources": [str(data / "images")],
-            "encoder": {"model": f"local-dir:{data / 'models/tiny-clip'}"},
+            "encoder": {
+                "model": f"local-dir:{data / 'models/tiny-clip'}",
+                "precision": "fp32",  # the same numbers on every machine
+            },
             "labels": {"label_set": str(data / "labels.toml")},
             "scan": {"settle_seconds": 0},  # nobody is still writing the bundled pictures
         }

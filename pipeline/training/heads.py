@@ -37,6 +37,7 @@ class MultimodalMLP(nn.Module):
     def __init__(self, image: int, side: int, hidden: int, classes: int, dropout: float) -> None:
         """Make a head for D = image, S = side and C = classes."""
         super().__init__()
+        self.sizes = {"image": image, "side": side, "hidden": hidden}
         self.layers = nn.Sequential(
             nn.LayerNorm(image + side),
             nn.Linear(image + side, hidden),

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import safetensors.torch
-import torch
 
 from pipeline.errors import InputError, StoreError
 from pipeline.store import Store
@@ -60,10 +59,3 @@ def load_head(store: Store) -> SavedHead:
         raise StoreError(f"{path}: the head cannot be read: {error}; train it again") from error
     head.eval()
     return SavedHead(head, [str(name) for name in classes], str(about["side_text"]), about)
-
-
-def sizes_of(head: MultimodalMLP, side: int) -> dict[str, int]:
-    """Return the sizes that rebuild an empty head of the same shape."""
-    linear = head.layers[1]
-    assert isinstance(linear, torch.nn.Linear)
-    return {"image": linear.in_features - side, "side": side, "hidden": linear.out_features}

@@ -84,11 +84,11 @@ def predict_vectors(
     """
     label_set = LabelSet.model_validate(head.about["label_set"])
     side = side_vectors(store, head.side_text, paths, label_set, encoder)
-    expected = head.head.layers[0].normalized_shape[0]  # type: ignore[index]
-    if vectors.shape[1] + side.shape[1] != expected:
+    sizes = head.head.sizes
+    if (vectors.shape[1], side.shape[1]) != (sizes["image"], sizes["side"]):
         raise InputError(
-            f"the head takes {expected} numbers per image, these are "
-            f"{vectors.shape[1]} + {side.shape[1]}: train it again for this encoder"
+            f"the head takes {sizes['image']} numbers of an image and {sizes['side']} beside it, "
+            f"these are {vectors.shape[1]} and {side.shape[1]}: train it again for this encoder"
         )
     return head.head.predict_proba(vectors, side)
 

@@ -22,7 +22,7 @@ from pipeline.labels.truth import Truth
 from pipeline.store import Store
 from pipeline.training.freshness import train_fingerprint, why_not
 from pipeline.training.heads import MlpSettings, Samples, fit_logistic, fit_mlp
-from pipeline.training.models import save_head, sizes_of
+from pipeline.training.models import save_head
 from pipeline.training.selection import TABLE
 from pipeline.training.side_text import side_vectors
 from pipeline.vectors import iterate_vectors
@@ -94,7 +94,7 @@ def train(
     comparison, known, unseen = _compare(rows.frame, answers, truth)
     about: dict[str, object] = {
         "classes": classes,
-        "sizes": sizes_of(fitted.head, side.shape[1]),
+        "sizes": fitted.head.sizes,
         "side_text": side_text,
         "settings": asdict(settings),
         "label_set": label_set.model_dump(mode="json"),

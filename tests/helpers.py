@@ -1,0 +1,141 @@
+"""A tiny store, written part by part with hand-made vectors, for the tests that need one."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.arrays import Floats, Pixels
+from pipeline.identity import EncoderIdentity
+from pipeline.images.decoding import image_id
+from pipeline.images.sources import path_text
+from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.labelling import label
+from pipeline.store import Store, create_store
+from pipeline.tables import FILES, SELECTIONS, embeddings
+from pipeline.vectors import to_column
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
+IDENTITY = EncoderIdentity(
+    architecture="fake",
+    weights="0" * 32,
+    preprocessing="none",
+    dimension=4,
+    logit_scale=10.0,
+    logit_bias=None,
+)
+
+
+class FakeEncoder:
+    """An encoder of 4 dimensions that needs no model: a text points along the axis it is given."""
+
+    identity = IDENTITY
+
+    def __init__(self, axes: dict[str, int] | None = None) -> None:
+        self.axes = axes or {}
+        self.asked: list[list[str]] = []  # the texts of every call
+
+    def fit(self, image: Image.Image) -> Image.Image:
+        return image.resize((2, 2))
+
+    def encode_images(self, pixels: Pixels) -> Floats:
+        return np.tile(axis(0), (len(pixels), 1))
+
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        self.asked.append(list(texts))
+        return np.array([axis(self.axes[text]) for text in texts], np.float32).reshape(-1, 4)
+
+
+def axis(number: int) -> Floats:
+    """Return a unit vector (4,) along one axis."""
+    vector: Floats = np.eye(4, dtype=np.float32)[number]
+    return vector
+
+
+def label_set(*names: str, aliases: dict[str, tuple[str, ...]] | None = None) -> LabelSet:
+    """Return a label set of these classes."""
+    classes = [{"name": name, "aliases": (aliases or {}).get(name, ())} for name in names]
+    return LabelSet.model_validate({"name": "tests", "classes": classes})
+
+
+def draw(path: Path, colour: str) -> Path:
+    """Write a one-colour picture, its folders included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 3), colour).save(path)
+    return path
+
+
+def make_store(
+    root: Path,
+    images: dict[Path, Floats],
+    *,
+    unreadable: dict[Path, str] | None = None,
+    gone: Sequence[Path] = (),
+) -> Store:
+    """Make a store that has seen these files: vectors by path, and reasons where there is none.
+
+    Two paths whose files hold the same bytes are one image, of the first one's vector.
+    """
+    store = create_store(str(root))
+    store.claim(IDENTITY)
+    vectors: dict[str, Floats] = {}
+    seen: list[tuple[Path, str | None, str, str | None]] = []
+    for path, vector in images.items():
+        identity = image_id(path.read_bytes())
+        vectors.setdefault(identity, vector)
+        seen.append((path, identity, "ok", None))
+    seen += [(path, None, "unreadable", reason) for path, reason in (unreadable or {}).items()]
+    write_observations(store, "run1-00000", seen)
+    write_observations(store, "run2-scan", [(p, None, "gone", "no longer there") for p in gone])
+    size = len(vectors)
+    columns = [
+        pa.array(list(vectors)),
+        pa.array([4] * size),
+        pa.array([3] * size),
+        pa.array(["PNG"] * size),
+        to_column(np.array(list(vectors.values()), np.float16).reshape(size, 4)),
+    ]
+    rows = pa.table(columns, names=embeddings(4).names)
+    store.write_part("embeddings", "run1-00000", rows.cast(embeddings(4)))
+    return store
+
+
+def write_observations(
+    store: Store, part: str, seen: Sequence[tuple[Path, str | None, str, str | None]]
+) -> None:
+    """Write a part of `files`: path, image id, status and reason each."""
+    rows = [
+        {
+            "path": path_text(str(path)),
+            "source": path_text(str(path.parent)),
+            "image_id": identity,
+            "bytes": 1,
+            "mtime": NOON,
+            "status": status,
+            "reason": reason,
+            "run_id": part.split("-")[0],
+            "seen_at": NOON,
+        }
+        for path, identity, status, reason in seen
+    ]
+    store.write_part("files", part, pa.Table.from_pylist(rows, FILES))
+
+
+def label_store(store: Store, classes: LabelSet, *, abstain_below: float = 0.0) -> None:
+    """Label the store: class i points along axis i."""
+    text = LabelVectors(
+        classes=np.eye(4, dtype=np.float32)[: len(classes.classes)],
+        rejects=np.empty((0, 4), np.float32),
+    )
+    label(store, classes, text, top_k=2, abstain_below=abstain_below)
+
+
+def write_selection(store: Store, kept: dict[str, str], left_out: dict[str, str]) -> None:
+    """Write a selection by hand: the split of each image kept, the reason of each left out."""
+    rows = [{"image_id": i, "kept": True, "split": split} for i, split in kept.items()]
+    refused = [{"image_id": i, "kept": False, "reason": why} for i, why in left_out.items()]
+    table = pa.Table.from_pylist([*rows, *refused], SELECTIONS)
+    store.write_part("selections/default", "selection", table)

@@ -1,0 +1,207 @@
+"""Exports, read back with other libraries than the ones that wrote them."""
+
+import csv
+import json
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.images.decoding import image_id
+from pipeline.reports.export import COLUMNS, export
+from pipeline.store import Store
+from tests.helpers import axis, draw, label_set, label_store, make_store, write_selection
+
+CLASSES = label_set("dog", "T/Shirt", "..")
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A store of five files: a red dog in two places, a green shirt, an unsure one, a broken one."""
+
+    store: Store
+    photos: Path
+    ids: dict[str, str]  # by colour
+
+    def path(self, name: str) -> str:
+        return str(self.photos / name)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    photos = tmp_path / "photos"
+    red, green = draw(photos / "a/1.png", "red"), draw(photos / "b/1 #&%41?é.png", "green")
+    again = draw(photos / "b/1.png", "red")
+    blue = draw(photos / "c.png", "blue")
+    vectors = {red: axis(0), green: axis(1), again: axis(0), blue: axis(3)}
+    broken, lost = photos / "broken.png", photos / "lost.png"
+    store = make_store(tmp_path / "store", vectors, unreadable={broken: "cut"}, gone=[lost])
+    label_store(store, CLASSES, abstain_below=0.5)  # blue is as far from one class as from another
+    named = zip(("red", "green", "blue"), (red, green, blue), strict=True)
+    ids = {colour: image_id(path.read_bytes()) for colour, path in named}
+    write_selection(store, {ids["red"]: "train"}, {ids["green"]: "more than 1 of its class"})
+    return Shop(store, photos, ids)
+
+
+def names_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_parquet_has_a_row_for_each_file_that_is_there(shop: Shop, tmp_path: Path) -> None:
+    summary = export(shop.store, tmp_path / "new/out.parquet", "parquet")
+    table = pq.read_table(tmp_path / "new/out.parquet")
+    assert table.column_names == COLUMNS
+    assert summary.rows == len(table) == 5
+    rows = {row["path"]: row for row in table.to_pylist()}
+    assert list(rows) == sorted(rows)
+    assert shop.path("lost.png") not in rows
+    red = rows[shop.path("a/1.png")]
+    sure = 1 / (1 + 2 * 2.718281828**-10)  # logits 10, 0 and 0
+    assert red["score"] == red["confidence"] == pytest.approx(sure)
+    assert (red["label"], red["topk_labels"]) == ("dog", ["dog", "T/Shirt"])
+    assert (red["selected"], red["split"], red["reason"]) == (True, "train", None)
+    green = rows[shop.path("b/1 #&%41?é.png")]
+    assert (green["label"], green["selected"], green["split"]) == ("T/Shirt", False, None)
+    assert green["reason"] == "more than 1 of its class"
+    blue = rows[shop.path("c.png")]
+    assert (blue["label"], blue["reason"]) == (None, "score below 0.5")
+    assert blue["topk_scores"] == pytest.approx([1 / 3, 1 / 3])
+
+
+def test_an_unreadable_file_stays_with_its_reason(shop: Shop, tmp_path: Path) -> None:
+    export(shop.store, tmp_path / "out.parquet", "parquet")
+    rows = {row["path"]: row for row in pq.read_table(tmp_path / "out.parquet").to_pylist()}
+    broken = rows[shop.path("broken.png")]
+    assert broken.pop("reason") == "cut"
+    assert broken.pop("path")
+    assert broken.pop("selected") is False
+    assert set(broken.values()) == {None}
+
+
+def test_csv_says_what_parquet_says(shop: Shop, tmp_path: Path) -> None:
+    export(shop.store, tmp_path / "out.csv", "csv")
+    export(shop.store, tmp_path / "out.parquet", "parquet")
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert list(rows[0]) == COLUMNS
+    for row, wanted in zip(rows, pq.read_table(tmp_path / "out.parquet").to_pylist(), strict=True):
+        for name in ("path", "image_id", "label", "split", "reason"):
+            assert row[name] == (wanted[name] or "")
+        assert row["selected"] == str(wanted["selected"]).lower()
+        assert row["topk_labels"] == "|".join(wanted["topk_labels"] or [])
+    assert float(rows[0]["score"]) == pytest.approx(0.99991, abs=1e-5)
+    assert [float(part) for part in rows[0]["topk_scores"].split("|")] == [0.9999, 0]
+
+
+def test_label_studio_gets_a_task_with_a_prediction_for_each_label(
+    shop: Shop, tmp_path: Path
+) -> None:
+    export(shop.store, tmp_path / "tasks.json", "label-studio")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    said = {}
+    for task in tasks:
+        link = urlsplit(task["data"]["image"])
+        assert (link.path, link.fragment) == ("/data/local-files/", "")
+        (prediction,) = task["predictions"]
+        assert prediction["score"] == pytest.approx(0.99991, abs=1e-5)
+        (path,) = parse_qs(link.query)["d"]
+        said["/" + path] = prediction["result"][0]["value"]["choices"]
+    assert said == {
+        shop.path("a/1.png"): ["dog"],
+        shop.path("b/1.png"): ["dog"],
+        shop.path("b/1 #&%41?é.png"): ["T/Shirt"],
+    }
+
+
+def test_an_image_folder_holds_each_labelled_file_under_its_label(
+    shop: Shop, tmp_path: Path
+) -> None:
+    summary = export(shop.store, tmp_path / "out", "imagefolder")
+    again = f"dog/1-{shop.ids['red'][:8]}.png"  # the same name from two folders
+    assert names_below(tmp_path / "out") == ["T_Shirt/1 #&%41?é.png", again, "dog/1.png"]
+    assert summary.rows == 3
+    copied = (tmp_path / "out/dog/1.png").read_bytes()
+    assert image_id(copied) == shop.ids["red"]
+
+
+def test_labels_that_look_alike_as_folders_stay_apart(tmp_path: Path) -> None:
+    files = {draw(tmp_path / f"{colour}.png", colour): axis(i) for i, colour in enumerate(COLOURS)}
+    store = make_store(tmp_path / "store", files)
+    label_store(store, label_set("a/b", "a_b", ".."))
+    export(store, tmp_path / "out", "imagefolder")
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(names_below(tmp_path / "out")) == 3
+
+
+COLOURS = ("red", "green", "blue")
+
+
+def test_webdataset_shards_hold_each_image_once_with_class_and_labels(
+    shop: Shop, tmp_path: Path
+) -> None:
+    export(shop.store, tmp_path / "out", "webdataset")
+    assert names_below(tmp_path / "out") == ["shard-00000.tar"]
+    with tarfile.open(tmp_path / "out/shard-00000.tar") as tar:
+        files = {entry.name: entry_bytes(tar, entry) for entry in tar}
+    keys = [shop.ids["red"], shop.ids["green"]]
+    assert list(files) == [f"{key}.{kind}" for key in keys for kind in ("png", "cls", "json")]
+    assert [files[f"{key}.cls"] for key in keys] == [b"0", b"1"]  # as the label set counts them
+    assert [image_id(files[f"{key}.png"]) for key in keys] == keys
+    about = json.loads(files[f"{keys[1]}.json"])
+    assert (about["label"], about["path"]) == ("T/Shirt", shop.path("b/1 #&%41?é.png"))
+
+
+def entry_bytes(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(entry)
+    assert file
+    return file.read()
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "label-studio", "imagefolder", "webdataset"])
+def test_selected_only_leaves_out_everything_else(shop: Shop, tmp_path: Path, form: str) -> None:
+    assert export(shop.store, tmp_path / "out", form, selected_only=True).rows == 2  # red, twice
+
+
+@pytest.mark.parametrize("form", ["imagefolder", "webdataset"])
+def test_a_file_deleted_since_is_told_and_not_a_traceback(
+    shop: Shop, tmp_path: Path, form: str
+) -> None:
+    (shop.photos / "b/1 #&%41?é.png").unlink()
+    with pytest.raises(InputError, match=r"1 #&%41\?é\.png"):
+        export(shop.store, tmp_path / "out", form)
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        ("xlsx", "format 'xlsx': choose one of parquet, csv, imagefolder, webdataset"),
+        ("imagefolder", "photos: holds files already; name a new folder"),
+        ("webdataset", "photos: holds files already; name a new folder"),
+        ("parquet", "photos: is a folder"),
+        ("csv", "photos: is a folder"),
+        ("label-studio", "photos: is a folder"),
+    ],
+)
+def test_a_bad_format_or_place_is_named_and_nothing_is_touched(
+    shop: Shop, form: str, says: str
+) -> None:
+    before = names_below(shop.photos.parent)
+    with pytest.raises(InputError, match=says):
+        export(shop.store, shop.photos, form)
+    assert names_below(shop.photos.parent) == before
+
+
+def test_a_folder_cannot_take_the_place_of_a_file(shop: Shop) -> None:
+    with pytest.raises(InputError, match=r"c\.png"):
+        export(shop.store, shop.photos / "c.png", "imagefolder")
+
+
+def test_a_store_without_labels_has_nothing_to_export(shop: Shop, tmp_path: Path) -> None:
+    shutil.rmtree(shop.store.root / "labels")
+    with pytest.raises(InputError, match="holds no labels yet"):
+        export(shop.store, tmp_path / "out.csv", "csv")

@@ -1,0 +1,136 @@
+"""The same drop through Prefect and plainly, reruns, and what a run with nothing new costs."""
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from flows.plan import plan
+from pipeline.store import open_store
+from tests.conftest import DATA, DemoRun, demo_config, pseudolabel, run_plain
+
+PASSING = {"files": ["run_id", "seen_at"]}  # columns that tell of the run, not of the images
+
+
+def tables(store: Path) -> dict[str, pl.DataFrame]:
+    """Read every table of a store, rows in a fixed order, without what tells of the run."""
+    found = {}
+    for folder in ("files", "embeddings", "labels/*/*", "selections/default"):
+        [path] = store.glob(folder)
+        frame = pl.read_parquet(path / "*.parquet").drop(PASSING.get(folder, []))
+        found[folder] = frame.sort(frame.columns[0])
+    return found
+
+
+def test_prefect_and_plain_leave_equal_stores(demo_store: Path, prefect_demo: DemoRun) -> None:
+    ours, theirs = tables(demo_store), tables(prefect_demo.store)
+    for name, frame in ours.items():
+        assert frame.equals(theirs[name]), name
+    for pattern in ("models/mlp/*.safetensors", "index/*.faiss", "runs/*/contact-sheet.png"):
+        [a], [b] = demo_store.glob(pattern), prefect_demo.store.glob(pattern)
+        assert a.read_bytes() == b.read_bytes(), pattern
+
+
+def test_the_demo_shows_a_person_what_it_did(prefect_demo: DemoRun) -> None:
+    output = prefect_demo.output
+    assert (
+        "245 new, 0 changed, 0 gone: 242 images embedded, 1 known already, 2 unreadable" in output
+    )
+    assert "broken/truncated.jpg: OSError: image file is truncated" in output
+    for where in ("demo-store/index", "models/mlp/head.json", "contact-sheet.png"):
+        assert where in output
+    [sheet] = prefect_demo.store.glob("runs/*/contact-sheet.png")
+    with Image.open(sheet) as image:
+        assert image.format == "PNG"
+        assert image.height > 20 * 100  # a row per class
+
+
+def test_a_second_demo_finds_nothing_new_at_once_without_torch_or_prefect(
+    prefect_demo: DemoRun,
+) -> None:
+    before = sorted(prefect_demo.store.rglob("*"))
+    started = time.monotonic()
+    run = pseudolabel("demo", cwd=prefect_demo.folder)
+    assert run.stdout.strip() == "Nothing new: all 245 files are known to demo-store."
+    assert time.monotonic() - started < 5  # the promise of the README
+    assert sorted(prefect_demo.store.rglob("*")) == before
+
+
+def test_looking_for_work_loads_neither_torch_nor_prefect(prefect_demo: DemoRun) -> None:
+    config = demo_config(prefect_demo.store)
+    code = (
+        "import sys; from pipeline.config import Config; from flows.driver import plan;"
+        "found = plan(Config.model_validate_json(sys.argv[1])); assert not found.any, found;"
+        "print([m for m in ('torch', 'prefect', 'open_clip') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, config.model_dump_json()]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+def test_each_later_stage_notices_that_its_question_changed(demo_store: Path) -> None:
+    assert plan(demo_config(demo_store)).stale == []
+    asked: dict[str, list[str]] = {
+        "labels": ["label", "select", "train"],
+        "select": ["select", "train"],
+        "train": ["train"],
+    }
+    changes: dict[str, dict[str, object]] = {
+        "labels": {"label_set": "dog,cat"},
+        "select": {"min_confidence": 0.9},
+        "train": {"hidden": 8},
+    }
+    for section, stale in asked.items():
+        assert plan(demo_config(demo_store, **{section: changes[section]})).stale == stale
+
+
+def test_a_second_drop_is_added_and_a_removed_file_leaves(tmp_path: Path) -> None:
+    source, store = tmp_path / "in", tmp_path / "store"
+    shutil.copytree(DATA / "images/food/kiwi", source / "one")
+    config = demo_config(store).model_copy(update={"sources": (str(source),)})
+    first = run_plain(config)
+    assert first.not_trained is not None
+    assert "0 classes" in first.not_trained or "1 classes" in first.not_trained
+    shutil.copytree(DATA / "images/food/pear", source / "two")
+    (source / "one/kiwi-01.jpg").unlink()
+    second = run_plain(config)
+    assert (second.scan.new, second.scan.gone, second.embed.embedded) == (12, 1, 12)
+    assert second.label is not None
+    assert second.label.labelled == 12
+    assert second.train is not None
+    opened = open_store(str(store))
+    assert len(opened.read("selections/default")) == 23
+    third = run_plain(config)
+    assert third.report is None
+    assert len(list(store.glob("runs/*"))) == 2
+
+
+def test_young_files_wait_for_the_next_run(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copyfile(DATA / "images/food/kiwi/kiwi-01.jpg", source / "kiwi.jpg")
+    scan: dict[str, object] = {"settle_seconds": 3600}
+    config = demo_config(tmp_path / "store", scan=scan)
+    found = plan(config.model_copy(update={"sources": (str(source),)}))
+    assert (found.any, found.waiting, found.known) == (False, 1, 0)
+
+
+@pytest.mark.parametrize("lines", [1, 40])
+def test_a_shard_per_task_gives_what_one_shard_gives(
+    demo_store: Path, tmp_path: Path, lines: int
+) -> None:
+    source = DATA / "images/animals/frog"
+    shard: dict[str, object] = {"shard_rows": 5 * lines}
+    config = demo_config(tmp_path / "store", run=shard)
+    run_plain(config.model_copy(update={"sources": (str(source),)}))
+    mine = tables(tmp_path / "store")["labels/*/*"]
+    whole = tables(demo_store)["labels/*/*"]
+    theirs = whole.join(mine, on="image_id", how="semi")
+    assert mine["label"].to_list() == theirs["label"].to_list()
+    assert mine["score"].to_numpy() == pytest.approx(theirs["score"].to_numpy(), abs=1e-3)
+    assert len(open_store(str(tmp_path / "store")).parts("embeddings")) == (3 if lines == 1 else 1)

@@ -1,0 +1,165 @@
+"""The index against brute-force NumPy, near-duplicates against a slow restatement, and queries."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.arrays import Floats, unit_rows
+from pipeline.errors import InputError, StoreError
+from pipeline.search.duplicates import near_duplicate_leaders
+from pipeline.search.index import SearchIndex, is_current, load_index, update_index
+from pipeline.search.queries import Filters, find_similar
+from pipeline.store import Store, create_store, open_store
+from pipeline.vectors import iterate_vectors
+from tests.test_store import IDENTITY, embedding_rows
+
+
+def random_rows(n: int, d: int, seed: int = 0) -> Floats:
+    rows = unit_rows(np.random.default_rng(seed).normal(size=(n, d)))
+    return rows.astype(np.float16).astype(np.float32)  # as they come back from the store
+
+
+def index_of(rows: Floats) -> SearchIndex:
+    index = SearchIndex.empty(rows.shape[1])
+    index.add("part", [f"id{row}" for row in range(len(rows))], rows.astype(np.float16))
+    return index
+
+
+def test_answers_equal_brute_force() -> None:
+    rows, queries = random_rows(500, 16), random_rows(20, 16, seed=1)
+    found = index_of(rows).search(queries, 7)
+    cosines = queries @ rows.T
+    expected = np.argsort(-cosines, axis=1)[:, :7]
+    assert found.rows.tolist() == expected.tolist()
+    assert found.cosines == pytest.approx(np.take_along_axis(cosines, expected, 1), abs=1e-5)
+
+
+def test_answers_among_some_rows_equal_brute_force_over_those() -> None:
+    rows, queries = random_rows(500, 16), random_rows(20, 16, seed=1)
+    among = np.arange(3, 500, 17)
+    found = index_of(rows).search(queries, 5, among)
+    expected = among[np.argsort(-(queries @ rows[among].T), axis=1)[:, :5]]
+    assert found.rows.tolist() == expected.tolist()
+    few = index_of(rows).search(queries[:1], 5, np.array([2, 4]))
+    assert few.rows[0, 2:].tolist() == [-1, -1, -1]
+    assert few.cosines[0, 2:].tolist() == [-np.inf] * 3
+
+
+@pytest.mark.parametrize(
+    ("queries", "k", "says"),
+    [
+        (np.ones((1, 4)), 1, "rows of unit length"),
+        (np.full((1, 4), np.nan), 1, "rows of unit length"),
+        (np.eye(3), 1, "queries are 3 wide, the index 4"),
+        (np.eye(4), 0, "k must be at least 1"),
+    ],
+)
+def test_a_bad_query_is_named(queries: Floats, k: int, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        index_of(np.eye(4, dtype=np.float32)).search(queries.astype(np.float32), k)
+
+
+def test_each_drop_is_added_and_found(tmp_path: Path) -> None:
+    store = create_store(str(tmp_path / "s"))
+    store.claim(IDENTITY)
+    store.write_part("embeddings", "a", embedding_rows(["east"], [[1, 0]]))
+    assert (update_index(store).vectors, is_current(store)) == (1, True)
+    store.write_part("embeddings", "b", embedding_rows(["north", "east"], [[0, 1], [1, 0]]))
+    assert not is_current(store)
+    summary = update_index(store)
+    assert (summary.vectors, summary.added) == (2, 1)
+    index = load_index(store)
+    north = index.search(np.array([[0, 1]], np.float32), 1)
+    assert index.ids[north.rows[0, 0]] == "north"
+    assert sorted(f.suffix for f in (store.root / "index").iterdir()) == [
+        ".faiss",
+        ".json",
+        ".parquet",
+    ]
+
+
+def test_a_part_that_went_makes_the_index_anew(tmp_path: Path) -> None:
+    store = create_store(str(tmp_path / "s"))
+    store.claim(IDENTITY)
+    store.write_part("embeddings", "a", embedding_rows(["east"], [[1, 0]]))
+    store.write_part("embeddings", "b", embedding_rows(["north"], [[0, 1]]))
+    update_index(store)
+    store.part_path("embeddings", "a").unlink()
+    update_index(store)
+    assert load_index(store).ids == ["north"]
+
+
+def test_a_damaged_index_is_told_with_the_cure(tmp_path: Path) -> None:
+    store = create_store(str(tmp_path / "s"))
+    store.claim(IDENTITY)
+    with pytest.raises(InputError, match="no index yet"):
+        load_index(store)
+    store.write_part("embeddings", "a", embedding_rows(["east"], [[1, 0]]))
+    update_index(store)
+    [file] = (store.root / "index").glob("*.faiss")
+    file.write_bytes(b"random bytes")
+    with pytest.raises(StoreError, match=r"index cannot be read.*delete"):
+        load_index(store)
+
+
+def slow_leaders(rows: Floats, rank: np.ndarray, cosine: float) -> list[int]:
+    """Best first, an image joins the first better one that is similar and stands for itself."""
+    leaders = list(range(len(rows)))
+    for row in np.argsort(rank):
+        better = [r for r in np.argsort(rank) if rank[r] < rank[row] and leaders[r] == r]
+        leaders[row] = next((int(r) for r in better if rows[row] @ rows[r] >= cosine), int(row))
+    return leaders
+
+
+def test_near_duplicates_follow_the_best_of_their_crowd() -> None:
+    centres = random_rows(12, 8)
+    noise = np.random.default_rng(2).normal(size=(60, 8)) * 0.05
+    rows = unit_rows(np.repeat(centres, 5, axis=0) + noise).astype(np.float16).astype(np.float32)
+    rank = np.random.default_rng(3).permutation(60)
+    leaders = near_duplicate_leaders(index_of(rows), rank, cosine=0.97)
+    assert leaders.tolist() == slow_leaders(rows, rank, 0.97)
+    assert 12 <= len(set(leaders.tolist())) < 40
+
+
+def test_a_crowd_larger_than_the_neighbours_looked_at_still_leaves_one() -> None:
+    rows = np.tile(random_rows(3, 8), (200, 1))
+    leaders = near_duplicate_leaders(index_of(rows), np.arange(600), cosine=1.0)
+    assert sorted(set(leaders.tolist())) == [0, 1, 2]
+
+
+def test_search_finds_the_image_itself_first_and_filters(demo_store: Path) -> None:
+    store = open_store(str(demo_store))
+    first_part = next(iterate_vectors(store))
+    query = first_part[2][:1].astype(np.float32)
+    hits = find_similar(store, unit_rows(query), 5)
+    assert hits["image_id"][0] == first_part[1][0]
+    assert hits["cosine"][0] == pytest.approx(1, abs=1e-3)
+    frogs = find_similar(store, unit_rows(query), 50, Filters(label="frog", min_confidence=0.9))
+    assert set(frogs["label"]) == {"frog"}
+    assert frogs["confidence"].min() >= 0.9  # type: ignore[operator]
+    assert frogs["cosine"].to_list() == sorted(frogs["cosine"], reverse=True)
+    ships = find_similar(store, unit_rows(query), 500, Filters(path_contains="/ship/"))
+    assert len(ships) == 12
+    with pytest.raises(InputError, match="no image is labelled 'unicorn'"):
+        find_similar(store, unit_rows(query), 5, Filters(label="unicorn"))
+    with pytest.raises(InputError, match="k must be at least 1"):
+        find_similar(store, unit_rows(query), 0)
+
+
+def test_images_that_are_gone_are_not_found(tmp_path: Path, demo_store: Path) -> None:
+    import shutil
+
+    from tests.conftest import DATA, demo_config, run_plain
+
+    source, copy = tmp_path / "in", tmp_path / "store"
+    shutil.copytree(DATA / "images/animals/frog", source)
+    config = demo_config(copy).model_copy(update={"sources": (str(source),)})
+    run_plain(config)
+    store: Store = open_store(str(copy))
+    query = unit_rows(next(iterate_vectors(store))[2][:1].astype(np.float32))
+    gone = find_similar(store, query, 1)["path"][0]
+    Path(gone).unlink()
+    assert run_plain(config).scan.gone == 1
+    assert gone not in find_similar(store, query, 12)["path"].to_list()
+    assert len(find_similar(store, query, 12)) == 11

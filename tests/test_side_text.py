@@ -1,0 +1,147 @@
+"""Side text: no word of a label reaches the encoder, and each image gets the vector of its text."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.arrays import Floats
+from pipeline.errors import InputError
+from pipeline.label_set import LabelSet
+from pipeline.store import Store
+from pipeline.training.side_text import side_vectors, without, words_of_name
+from tests.helpers import FakeEncoder, axis, label_set, make_store
+
+CLASSES = label_set("dog", "cat", aliases={"dog": ("hound",), "cat": ("tom cat",)})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return make_store(tmp_path / "store", {})
+
+
+def vectors(
+    store: Store, kind: str, paths: list[str], encoder: FakeEncoder, classes: LabelSet = CLASSES
+) -> Floats:
+    return side_vectors(store, kind, paths, classes, lambda: encoder)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/photos/dog/IMG_0042-red_envelope.v2.jpg", "img red envelope v"),
+        ("/dogs/2024.jpg", ""),
+        ("Grüße aus Köln.JPG", "grüsse aus köln"),
+        ("cat12dog.png", "cat dog"),
+        ("no_extension", "no extension"),
+        ("RedDogAtSea.jpg", "red dog at sea"),  # or a class name hides inside a longer word
+        ("file:///photos/r%FCd%20hat.jpg", "r d hat"),  # a name that is not UTF-8
+        ("Ka\N{COMBINING DIAERESIS}fer.jpg", "käfer"),  # as macOS writes file names
+    ],
+)
+def test_the_words_of_a_name_have_no_folder_extension_or_counter(path: str, words: str) -> None:
+    assert words_of_name(path) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "left"),
+    [
+        ("a dog and two DOGS", ["dog"], "a and two"),
+        ("a bus, boxes and a box", ["bus", "box"], "a , and a"),
+        ("hotdog dogma", ["dog"], "hotdog dogma"),  # only whole words
+        ("a hot-dog, a hot_dog, a Hot  Dog", ["hot dog"], "a , a , a"),
+        ("a hot dog stand", ["dog", "hot dog"], "a stand"),  # the longest first
+        ("hot coal", ["hot dog"], "hot coal"),
+        ("ein Straßenhund", ["STRASSENHUND"], "ein"),
+        ("plain", ["p.*n"], "plain"),  # words, not patterns
+        ("learn c++ now", ["C++"], "learn now"),
+        ("two puppies", ["puppy"], "two"),
+        ("hot hot dog dog", ["hot dog"], ""),  # taking one out must not make another
+        ("nothing to hide", [], "nothing to hide"),
+    ],
+)
+def test_words_are_taken_out_whole_with_their_plurals(
+    text: str, words: list[str], left: str
+) -> None:
+    assert without(text, words) == left
+
+
+def test_no_side_text_is_no_columns_and_needs_no_encoder(store: Store) -> None:
+    encoder = FakeEncoder()
+    assert vectors(store, "none", ["a.jpg", "b.jpg"], encoder).shape == (2, 0)
+    assert encoder.asked == []
+
+
+def test_each_image_gets_the_vector_of_its_masked_name(store: Store) -> None:
+    encoder = FakeEncoder({"at sea": 1, "red": 2})
+    paths = [
+        "/x/red_dog.jpg",
+        "/y/dogs-at-sea.jpg",
+        "/dog/001.jpg",
+        "/z/Red 7.jpg",
+        "/c/tom_cat.jpg",
+    ]
+    rows = vectors(store, "file-name", paths, encoder)
+    assert rows.tolist() == [
+        axis(2).tolist(),
+        axis(1).tolist(),
+        [0, 0, 0, 0],  # no words: no text
+        axis(2).tolist(),
+        [0, 0, 0, 0],  # nothing but its label
+    ]
+    assert [sorted(texts) for texts in encoder.asked] == [["at sea", "red"]]  # each text once
+
+
+def test_vectors_are_made_once_for_the_same_texts_and_label_set(store: Store) -> None:
+    encoder = FakeEncoder({"red": 2, "blue": 3, "red hound": 1})
+    first = vectors(store, "file-name", ["red.jpg", "blue.jpg"], encoder)
+    again = vectors(store, "file-name", ["blue.png", "red.png"], encoder)
+    assert np.array_equal(again, first[::-1])
+    assert len(encoder.asked) == 1
+    vectors(store, "file-name", ["red.jpg"], encoder)
+    vectors(store, "file-name", ["red hound.jpg"], encoder, label_set("dog", "cat"))
+    assert encoder.asked[1:] == [["red"], ["red hound"]]
+
+
+def test_images_without_any_text_get_rows_of_the_right_width(store: Store) -> None:
+    assert vectors(store, "file-name", ["1.jpg", "2.jpg"], FakeEncoder()).tolist() == [[0] * 4] * 2
+
+
+def test_a_csv_gives_text_by_whole_path_before_bare_name(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "text.csv"
+    lines = ["path,text", '/x/a.jpg,"A dog, on ice"', "a.jpg,by name", "b.jpg,", "c.jpg"]
+    file.write_text("\ufeff" + "\n".join(lines), encoding="utf-8")
+    encoder = FakeEncoder({"a , on ice": 0, "by name": 1})
+    paths = ["/x/a.jpg", "/y/a.jpg", "/x/b.jpg", "/x/c.jpg", "/x/d.jpg"]
+    rows = vectors(store, str(file), paths, encoder)
+    assert rows[:2].tolist() == [axis(0).tolist(), axis(1).tolist()]
+    assert not rows[2:].any()
+
+
+def test_a_relative_path_in_a_csv_counts_from_the_working_folder(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.csv").write_text("path,text\nphotos/a.jpg,red\n")
+    rows = vectors(store, "text.csv", [str(tmp_path / "photos/a.jpg")], FakeEncoder({"red": 2}))
+    assert rows.tolist() == [axis(2).tolist()]  # as in a CSV file with the truth
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"path;text\na.jpg;x\n", r"needs the columns path and text, has \['path;text'\]"),
+        (b"", "needs the columns path and text"),
+        (b"path,text\na.jpg,caf\xe9\n", "cannot be read as CSV"),
+        (b"path,text\nelsewhere.jpg,red\n", "no image"),  # or training would see only zeros
+        (None, "cannot be read as CSV: .*No such file"),
+    ],
+)
+def test_a_csv_that_cannot_be_used_is_named(
+    store: Store, tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / "text.csv"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"side text {file}: .*{says}"):
+        vectors(store, str(file), ["a.jpg"], FakeEncoder({"red": 2}))
