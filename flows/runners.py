@@ -33,7 +33,7 @@ class PlainTasks:
 
 
 class PrefectTasks:
-    """Wraps each call in a Prefect task of its own: seen, timed and retried by Prefect."""
+    """Wraps each call in a Prefect task of its own, so that Prefect shows and times it."""
 
     def run(self, name: str, step: Callable[..., R], *args: Any) -> R:
         """Run the step as a task."""

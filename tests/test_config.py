@@ -8,6 +8,7 @@ import pytest
 from flows.settings import resolve
 from pipeline.config import Config, Section, commented_toml, make_config, read_config_file
 from pipeline.errors import InputError
+from pipeline.store import create_store
 from tests.helpers import IDENTITY, make_store
 
 # A value for every knob but `run.engine`, which has only one, each another than its default.
@@ -78,6 +79,7 @@ def test_every_knob_says_what_it_means() -> None:
         ({"scan": {"settle_seconds": -1}}, r"scan\.settle_seconds = -1: .* or equal to 0"),
         ({"scan": {"settle_seconds": float("nan")}}, r"scan\.settle_seconds = nan: "),
         ({"scan": {"settle_seconds": float("inf")}}, r"scan\.settle_seconds = inf: "),
+        ({"scan": {"max_pixels": 178_956_971}}, "max_pixels"),  # Pillow itself refuses more
         ({"labels": {"abstain_below": 1.01}}, r"labels\.abstain_below = 1\.01: .* or equal to 1"),
         ({"labels": {"top_k": 0}}, r"labels\.top_k = 0: .* or equal to 1"),
         ({"labels": {"top_k": "many"}}, r"labels\.top_k = 'many': .*integer"),
@@ -230,5 +232,5 @@ def test_a_store_lends_its_model_unless_one_is_named(workplace: Path) -> None:
 
 def test_a_store_that_is_a_file_is_bad_input(workplace: Path) -> None:
     (workplace / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"notes\.txt"):
-        resolve(None, {"store": "notes.txt"})
+    with pytest.raises(InputError, match=r"notes\.txt: is a file; a store is a folder"):
+        create_store(resolve(None, {"store": "notes.txt"}).store)

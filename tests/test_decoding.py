@@ -154,11 +154,6 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded() -> None:
     assert isinstance(look(small, max_pixels=1199), Refusal)
 
 
-def test_max_pixels_alone_decides_what_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # Pillow's own bar, 89 million elsewhere
-    assert isinstance(look(encoded(Image.new("L", (30, 40))), max_pixels=1200), Picture)
-
-
 JPEG = encoded(Image.effect_noise((64, 64), 50), "JPEG")
 
 

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import math
 import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,11 +20,12 @@ from pipeline.store import Store
 from tests.helpers import axis, draw, label_set, label_store, make_store, write_selection
 
 CLASSES = label_set("dog", "T/Shirt", "..")
+SURE = 1 / (1 + math.exp(-2) + math.exp(-8))  # 0.88: of a dog with logits 8, 6 and 0
 
 
 @dataclass(frozen=True)
 class Shop:
-    """A store of five files: a red dog in two places, a green shirt, an unsure one, a broken one."""
+    """A store of five files: a red dog in two places, a green shirt, an unsure and a broken one."""
 
     store: Store
     photos: Path
@@ -38,7 +41,8 @@ def shop(tmp_path: Path) -> Shop:
     red, green = draw(photos / "a/1.png", "red"), draw(photos / "b/1 #&%41?é.png", "green")
     again = draw(photos / "b/1.png", "red")
     blue = draw(photos / "c.png", "blue")
-    vectors = {red: axis(0), green: axis(1), again: axis(0), blue: axis(3)}
+    doggish = np.array([0.8, 0.6, 0, 0], np.float32)  # logits 8, 6 and 0
+    vectors = {red: doggish, green: axis(1), again: doggish, blue: axis(3)}
     broken, lost = photos / "broken.png", photos / "lost.png"
     store = make_store(tmp_path / "store", vectors, unreadable={broken: "cut"}, gone=[lost])
     label_store(store, CLASSES, abstain_below=0.5)  # blue is as far from one class as from another
@@ -61,8 +65,7 @@ def test_parquet_has_a_row_for_each_file_that_is_there(shop: Shop, tmp_path: Pat
     assert list(rows) == sorted(rows)
     assert shop.path("lost.png") not in rows
     red = rows[shop.path("a/1.png")]
-    sure = 1 / (1 + 2 * 2.718281828**-10)  # logits 10, 0 and 0
-    assert red["score"] == red["confidence"] == pytest.approx(sure)
+    assert red["score"] == red["confidence"] == pytest.approx(SURE, abs=1e-3)  # stored in float16
     assert (red["label"], red["topk_labels"]) == ("dog", ["dog", "T/Shirt"])
     assert (red["selected"], red["split"], red["reason"]) == (True, "train", None)
     green = rows[shop.path("b/1 #&%41?é.png")]
@@ -94,8 +97,9 @@ def test_csv_says_what_parquet_says(shop: Shop, tmp_path: Path) -> None:
             assert row[name] == (wanted[name] or "")
         assert row["selected"] == str(wanted["selected"]).lower()
         assert row["topk_labels"] == "|".join(wanted["topk_labels"] or [])
-    assert float(rows[0]["score"]) == pytest.approx(0.99991, abs=1e-5)
-    assert [float(part) for part in rows[0]["topk_scores"].split("|")] == [0.9999, 0]
+    scores = [SURE, SURE * math.exp(-2)]
+    assert float(rows[0]["score"]) == pytest.approx(scores[0], abs=1e-3)
+    assert [float(s) for s in rows[0]["topk_scores"].split("|")] == pytest.approx(scores, abs=1e-3)
 
 
 def test_label_studio_gets_a_task_with_a_prediction_for_each_label(
@@ -108,13 +112,13 @@ def test_label_studio_gets_a_task_with_a_prediction_for_each_label(
         link = urlsplit(task["data"]["image"])
         assert (link.path, link.fragment) == ("/data/local-files/", "")
         (prediction,) = task["predictions"]
-        assert prediction["score"] == pytest.approx(0.99991, abs=1e-5)
         (path,) = parse_qs(link.query)["d"]
-        said["/" + path] = prediction["result"][0]["value"]["choices"]
+        (choices,) = (result["value"]["choices"] for result in prediction["result"])
+        said["/" + path] = (choices, prediction["score"])
     assert said == {
-        shop.path("a/1.png"): ["dog"],
-        shop.path("b/1.png"): ["dog"],
-        shop.path("b/1 #&%41?é.png"): ["T/Shirt"],
+        shop.path("a/1.png"): (["dog"], pytest.approx(SURE, abs=1e-3)),
+        shop.path("b/1.png"): (["dog"], pytest.approx(SURE, abs=1e-3)),
+        shop.path("b/1 #&%41?é.png"): (["T/Shirt"], pytest.approx(1, abs=1e-3)),
     }
 
 
@@ -130,15 +134,13 @@ def test_an_image_folder_holds_each_labelled_file_under_its_label(
 
 
 def test_labels_that_look_alike_as_folders_stay_apart(tmp_path: Path) -> None:
-    files = {draw(tmp_path / f"{colour}.png", colour): axis(i) for i, colour in enumerate(COLOURS)}
+    colours = ("red", "green", "blue")
+    files = {draw(tmp_path / f"{name}.png", name): axis(i) for i, name in enumerate(colours)}
     store = make_store(tmp_path / "store", files)
     label_store(store, label_set("a/b", "a_b", ".."))
     export(store, tmp_path / "out", "imagefolder")
     assert len(list((tmp_path / "out").iterdir())) == 3
     assert len(names_below(tmp_path / "out")) == 3
-
-
-COLOURS = ("red", "green", "blue")
 
 
 def test_webdataset_shards_hold_each_image_once_with_class_and_labels(

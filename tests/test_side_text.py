@@ -133,7 +133,7 @@ def test_a_relative_path_in_a_csv_counts_from_the_working_folder(
         (b"path;text\na.jpg;x\n", r"needs the columns path and text, has \['path;text'\]"),
         (b"", "needs the columns path and text"),
         (b"path,text\na.jpg,caf\xe9\n", "cannot be read as CSV"),
-        (b"path,text\nelsewhere.jpg,red\n", "no image"),  # or training would see only zeros
+        (b"path,text\nelsewhere.jpg,red\n", "none of its paths"),  # or training sees only zeros
         (None, "cannot be read as CSV: .*No such file"),
     ],
 )

@@ -103,11 +103,9 @@ def update_index(store: Store) -> IndexSummary:
     elif len(index.parts) == len(parts):
         return IndexSummary(vectors=len(index), added=0)
     before, done = len(index), set(index.parts)
-    held = set(index.ids)
-    for part, ids, vectors in iterate_vectors(store):
+    for part, ids, vectors in iterate_vectors(store):  # an id that two parts hold comes once
         if part not in done:
-            fresh = np.array([image_id not in held for image_id in ids], bool)
-            index.add(part, [i for i, new in zip(ids, fresh, strict=True) if new], vectors[fresh])
+            index.add(part, ids, vectors)
     _save(store, index)
     return IndexSummary(vectors=len(index), added=len(index) - before)
 

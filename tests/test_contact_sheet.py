@@ -1,0 +1,36 @@
+"""The contact sheet: who stands where, and what happens to an image that is gone."""
+
+from pathlib import Path
+
+import polars as pl
+from PIL import Image
+
+from pipeline.reports.contact_sheet import HEADER, NAMES, THUMB, Row, draw_sheet, pick_rows
+
+
+def labelled(*rows: tuple[str, str, float]) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=["path", "label", "confidence"], orient="row")
+
+
+def test_rows_begin_with_the_surest_and_end_with_the_least_sure() -> None:
+    images = labelled(*((f"{n}", "dog", n / 10) for n in range(10)), ("x", "cat", 0.5))
+    cat, dog = pick_rows(images, ["cat", "dog", "cow"], per_side=2, max_classes=9)
+    assert (cat.label, cat.images, cat.worst) == ("cat", 1, [])
+    assert dog.best == [("9", 0.9), ("8", 0.8)]
+    assert dog.worst == [("1", 0.1), ("0", 0.0)]
+
+
+def test_no_image_stands_twice_and_the_largest_classes_are_shown() -> None:
+    images = labelled(("a", "dog", 0.9), ("b", "dog", 0.8), ("c", "dog", 0.7), ("d", "cat", 0.9))
+    [dog] = pick_rows(images, ["cat", "dog"], per_side=2, max_classes=1)
+    assert (dog.label, len(dog.best), dog.worst) == ("dog", 2, [("c", 0.7)])
+
+
+def test_the_picture_shows_each_image_in_its_place(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 80), (10, 200, 10)).save(tmp_path / "green.png")
+    rows = [Row("dog", 2, [(str(tmp_path / "green.png"), 0.9)], [("gone.png", 0.2)])]
+    sheet = draw_sheet(rows, "title", per_side=1)
+    middle = (NAMES + THUMB // 2, HEADER + THUMB // 2)
+    assert sheet.getpixel(middle) == (10, 200, 10)
+    grey = sheet.getpixel((sheet.width - THUMB // 2 - 8, middle[1]))
+    assert grey == (0xC9, 0xCC, 0xD1)  # an image that cannot be read any more
