@@ -6,7 +6,7 @@ Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows import stages
@@ -94,31 +94,22 @@ def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
                 "embed", lambda shard: stages.embed(config, scan.run_id, shard), range(scan.shards)
             )
         stages.finish_embedding(config, scan.run_id)
+        drop = DropSummary(scan.run_id, scan, _totals(shards), seconds=seconds)
         if scan.nothing_new and not stages.stale_stages(config):
             logger.info("nothing new")
-            return DropSummary(run_id=scan.run_id, scan=scan, embed=_totals(shards))
-        label = index = select = trained = None
+            return drop
         if store.parts("embeddings"):
-            label = run("label", stages.label, config)
-            index = run("index", stages.index, config)
-            select = run("select", stages.select, config)
-        not_trained = _why_not_train(config, has_selection=select is not None)
-        if not_trained is None:
-            trained = run("train", stages.train, config, options.truth)
-        done = {
-            "run_id": scan.run_id,
-            "scan": scan,
-            "embed": _totals(shards),
-            "label": label,
-            "index": index,
-            "select": select,
-            "train": trained,
-            "not_trained": not_trained,
-        }
-        told = {name: _plain(value) for name, value in done.items()}
-        told["seconds"] = dict(seconds)
-        report = run("report", stages.report, config, scan.run_id, told)
-    return DropSummary(**done, report=report, seconds=seconds)  # type: ignore[arg-type]
+            drop = replace(
+                drop,
+                label=run("label", stages.label, config),
+                index=run("index", stages.index, config),
+                select=run("select", stages.select, config),
+            )
+        reason = _why_not_train(config, has_selection=drop.select is not None)
+        trained = None if reason else run("train", stages.train, config, options.truth)
+        drop = replace(drop, train=trained, not_trained=reason)
+        report = run("report", stages.report, config, scan.run_id, asdict(drop))
+        return replace(drop, report=report)
 
 
 def train_head(config: Config, tasks: Tasks, options: Options) -> "TrainSummary":
@@ -147,10 +138,6 @@ def _why_not_train(config: Config, *, has_selection: bool) -> str | None:
 def _totals(shards: "list[EmbedSummary]") -> EmbedTotals:
     names = ("files", "embedded", "known", "unreadable", "ignored")
     return EmbedTotals(**{name: sum(getattr(shard, name) for shard in shards) for name in names})
-
-
-def _plain(value: object) -> object:
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
 
 
 class _timed:  # noqa: N801 - reads as a word in a with-statement

@@ -3,7 +3,6 @@
 They take and return names and summaries, never arrays, so that they can run as tasks anywhere.
 """
 
-import json
 import threading
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -216,7 +215,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
             sheet = f"runs/{run_id}/contact-sheet.png"
             store.put(sheet, png)
     written = ReportSummary(f"runs/{run_id}/summary.json", sheet)
-    store.put_json(written.summary, json.loads(json.dumps({**summary, "report": asdict(written)})))
+    store.put_json(written.summary, {**summary, "report": asdict(written)})
     return written
 
 
