@@ -1,7 +1,8 @@
 """Every knob in one place, with unit, range and default, checked when made."""
 
+import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -12,7 +13,9 @@ from pipeline.validation import explain, read_toml
 class Section(BaseModel):
     """A group of knobs: unknown keys are refused, values cannot change once made."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 class EncoderConfig(Section):
@@ -39,7 +42,10 @@ class ScanConfig(Section):
         30, ge=0, description="a file younger than this, in seconds, waits for the next run"
     )
     max_pixels: int = Field(
-        178_956_970, ge=1, description="larger pictures are recorded as unreadable, not decoded"
+        178_956_970,
+        ge=1,
+        le=178_956_970,
+        description="larger pictures are recorded as unreadable, not decoded",
     )
 
 
@@ -99,7 +105,9 @@ class Config(Section):
     """The whole of `pseudolabel.toml`, and the one parameter of every flow."""
 
     store: str = Field("store", min_length=1, description="folder that holds every result")
-    sources: tuple[str, ...] = Field(("images",), description="folders that images arrive in")
+    sources: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        ("images",), description="folders that images arrive in"
+    )
     encoder: EncoderConfig = EncoderConfig()
     scan: ScanConfig = ScanConfig()
     labels: LabelsConfig = LabelsConfig()
@@ -141,6 +149,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     model = values.get("encoder", {}).get("model", "")
     if model.startswith("local-dir:"):
         values["encoder"]["model"] = "local-dir:" + anchored(model.removeprefix("local-dir:"))
+    architecture, _, weights = model.partition("/")
+    if weights and (base / weights).is_file():
+        values["encoder"]["model"] = f"{architecture}/{base / weights}"
     if values.get("train", {}).get("side_text", "").endswith(".csv"):
         values["train"]["side_text"] = anchored(values["train"]["side_text"])
     return values
@@ -160,12 +171,5 @@ def commented_toml(config: Config) -> str:
 
 
 def _knob(name: str, value: object, section: type[BaseModel], width: int) -> str:
-    if isinstance(value, bool):
-        text = str(value).lower()
-    elif isinstance(value, str):
-        text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    elif isinstance(value, tuple):
-        text = "[" + ", ".join(f'"{item}"' for item in value) + "]"
-    else:
-        text = repr(value)
+    text = json.dumps(value, ensure_ascii=False)  # JSON's strings, numbers and lists are TOML's
     return f"{f'{name} = {text}':<{width}}  # {section.model_fields[name].description}"

@@ -6,6 +6,7 @@ Shapes: C classes, R reject prompts, D embedding dimensions.
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class ClassSpec(BaseModel):
     @classmethod
     def _no_empty_words(cls, words: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for word in [words] if isinstance(words, str) else words:
-            if not word.strip():
+            if not normal_word(word):
                 raise ValueError("a label must not be empty")
         return words
 
@@ -95,8 +96,9 @@ class LabelVectors:
 
 
 def normal_word(word: str) -> str:
-    """Fold case, `_`, `-` and repeated blanks, so that "T-Shirt" and "t_shirt" are one word."""
-    return " ".join(re.sub(r"[_\-]+", " ", word).casefold().split())
+    """Fold case, `_`, `-`, blanks and Unicode forms: "T-Shirt" and "t_shirt" are one word."""
+    folded = unicodedata.normalize("NFKC", word).casefold()
+    return " ".join(re.sub(r"[_\-]+", " ", folded).split())
 
 
 def fill(template: str, label: str) -> str:

@@ -171,7 +171,7 @@ class Store:
         path = self.root / name
         try:
             content = json.loads(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except (OSError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error

@@ -127,7 +127,7 @@ def test_an_image_folder_holds_each_labelled_file_under_its_label(
 ) -> None:
     summary = export(shop.store, tmp_path / "out", "imagefolder")
     again = f"dog/1-{shop.ids['red'][:8]}.png"  # the same name from two folders
-    assert names_below(tmp_path / "out") == ["T_Shirt/1 #&%41?é.png", again, "dog/1.png"]
+    assert names_below(tmp_path / "out") == ["T%2FShirt/1 #&%41?é.png", again, "dog/1.png"]
     assert summary.rows == 3
     copied = (tmp_path / "out/dog/1.png").read_bytes()
     assert image_id(copied) == shop.ids["red"]

@@ -42,7 +42,8 @@ def known(*rows: tuple[object, ...]) -> pl.DataFrame:
 def changes(
     now: pl.DataFrame, before: pl.DataFrame, *, scanned: str = "/s", retry: bool = False
 ) -> Changes:
-    return compare(now, before, scanned=[scanned], young_after=NOON, retry_failed=retry)
+    at = NOON + timedelta(hours=1)
+    return compare(now, before, scanned=[scanned], now=at, settle_seconds=3600, retry_failed=retry)
 
 
 def paths(frame: pl.DataFrame) -> list[str]:

@@ -1,7 +1,11 @@
-"""The bytes of one file in; pixels at the model's size out, or the reason why not."""
+"""The bytes of one file in; pixels at the model's size out, or the reason why not.
+
+On broken and hostile files Pillow and its plugins were seen to raise OSError, ValueError,
+TypeError, EOFError, SyntaxError, struct.error, AttributeError, RuntimeError and more, so any
+exception of theirs is the file's reason. Only the decoding of one file is guarded so.
+"""
 
 import hashlib
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -14,22 +18,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.arrays import Pixels
 
 Fit = Callable[[Image.Image], Image.Image]  # resize and crop to the model's input size
-
-# What Pillow was seen to raise on thousands of broken and hostile files. DecompressionBombError is
-# no OSError, and struct.error no ValueError.
-DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    EOFError,
-    NotImplementedError,
-    SyntaxError,
-    KeyError,
-    IndexError,
-    OverflowError,
-    struct.error,
-    Image.DecompressionBombError,
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,7 @@ def decode(data: bytes, name: str, fit: Fit, *, max_pixels: int) -> Picture | Re
         if promises_image(name):
             return Refusal("unreadable", "not an image, or of a format that Pillow cannot read")
         return Refusal("ignored", "not an image")
-    except DECODE_ERRORS as error:
+    except Exception as error:
         return Refusal("unreadable", f"{type(error).__name__}: {error}")
 
 
@@ -119,5 +107,5 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (*DECODE_ERRORS, ZeroDivisionError):  # broken EXIF, whole pixels: take them as stored
+    except Exception:
         return image

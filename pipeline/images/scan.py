@@ -7,11 +7,12 @@ read once, by the shard that decodes it, which also hashes them.
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
+from pathlib import Path
 
 import polars as pl
 
 from pipeline.catalog import current_files
-from pipeline.images.sources import list_sources, path_text, source_root
+from pipeline.images.sources import list_sources, local_path, source_root
 from pipeline.store import Store
 from pipeline.tables import FILES
 
@@ -77,8 +78,9 @@ def find_changes(
     return compare(
         listing,
         known,
-        scanned=[path_text(source_root(source)) for source in sources],
-        young_after=now - timedelta(seconds=settle_seconds),
+        scanned=[source_root(source) for source in sources],
+        now=now,
+        settle_seconds=settle_seconds,
         retry_failed=retry_failed,
     )
 
@@ -88,7 +90,8 @@ def compare(
     known: pl.DataFrame,
     *,
     scanned: list[str],
-    young_after: datetime,
+    now: datetime,
+    settle_seconds: float,
     retry_failed: bool = False,
 ) -> Changes:
     """Compare a listing with the last observation of each path.
@@ -96,8 +99,9 @@ def compare(
     Args:
         listing: as `list_sources` returns it.
         known: path, source, bytes, mtime and status of every path seen before.
-        scanned: the sources listed; a path of another source is not gone for not being there.
-        young_after: a new or changed file whose time of change is later waits.
+        scanned: the folders listed; a path elsewhere is not gone for not being there.
+        now: the present, with time zone.
+        settle_seconds: a new or changed file younger than this waits.
         retry_failed: also take unreadable files that have not changed.
     """
     both = listing.join(known.drop("source"), on="path", how="left", suffix="_known")
@@ -109,10 +113,14 @@ def compare(
     retried = (status == "unreadable") & retry_failed
     both = both.with_columns(is_new=is_new, is_changed=~is_new & (differs | retried))
     candidates = both.filter(pl.col("is_new") | pl.col("is_changed"))
-    young = pl.col("mtime") > young_after
+    # A file dated in the future is not young: it would wait for that day.
+    young_after = now - timedelta(seconds=settle_seconds)
+    young = (pl.col("mtime") > young_after) & (pl.col("mtime") <= now)
     settled = candidates.filter(~young)
-    expected = known.filter((status != "gone") & pl.col("source").is_in(scanned))
-    gone = expected.join(listing, on="path", how="anti")
+    missing = known.filter(status != "gone").join(listing, on="path", how="anti")
+    # What lies below a folder that could not be listed is not known to be gone.
+    unlisted = listing.filter(pl.col("problem").is_not_null())["path"].to_list()
+    gone = missing.filter(_below(scanned) & ~_below(unlisted))
     return Changes(
         to_read=settled.filter(pl.col("problem").is_null()).select(listing.columns),
         problems=settled.filter(pl.col("problem").is_not_null()).select(listing.columns),
@@ -121,6 +129,15 @@ def compare(
         new=int(settled["is_new"].sum()),
         changed=int(settled["is_changed"].sum()),
         waiting=len(candidates) - len(settled),
+    )
+
+
+def _below(folders: list[str]) -> pl.Expr:
+    """Tell whether a path lies below one of the folders, however `path_text` wrote it."""
+    texts = [folder.rstrip("/") + "/" for folder in folders]
+    texts += [Path(local_path(folder)).as_uri().rstrip("/") + "/" for folder in folders]
+    return pl.any_horizontal(
+        pl.lit(False), *(pl.col("path").str.starts_with(text) for text in texts)
     )
 
 

@@ -63,12 +63,21 @@ def source_root(source: str) -> str:
     """
     if "://" in source:
         raise InputError(f"source {source}: only folders can be read so far")
-    root = Path(source).expanduser().absolute()
+    root = Path(whole_path(source))
     if not root.exists():
         raise InputError(f"source {source}: no such folder (looked for {root})")
     if not root.is_dir():
         raise InputError(f"source {source}: is a file; name the folder it lies in")
-    return os.path.normpath(root)
+    return str(root)
+
+
+def whole_path(given: str) -> str:
+    """Return the absolute path of what a user wrote, links in it kept as they are.
+
+    Only where it goes up (..) are links followed, for `link/..` is where the link leads.
+    """
+    path = Path(given).expanduser()
+    return str(path.resolve() if ".." in path.parts else path.absolute())
 
 
 def path_text(path: str) -> str:
@@ -115,4 +124,15 @@ def _list_folder(source: str) -> Iterator[Found]:
                     waiting.append(entry.path)
                 continue
             special = None if stat.S_ISREG(status.st_mode) else "not a regular file"
-            yield Found(path_text(entry.path), source, status.st_size, status.st_mtime_ns, special)
+            yield Found(
+                path_text(entry.path),
+                source,
+                status.st_size,
+                _in_range(status.st_mtime_ns),
+                special,
+            )
+
+
+def _in_range(nanoseconds: int) -> int:
+    """Keep a time within 64 bits: a file may claim to be of the year 2400."""
+    return max(-(2**63), min(nanoseconds, 2**63 - 1))

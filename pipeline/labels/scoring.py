@@ -124,16 +124,23 @@ def vote(scores: Scores, *, top_k: int, abstain_below: float) -> Votes:
 
 
 def top(table: Floats, k: int) -> Ints:
-    """Return the column indices (N, min(k, C)) of the k largest of each row, largest first."""
+    """Return the columns (N, min(k, C)) of the k largest of each row, largest first.
+
+    At a tie the lower index comes first.
+    """
     k = min(k, table.shape[1])
-    if k < table.shape[1]:
-        # Among equals argpartition picks as it likes; sorting fixes the order of what it picked.
-        picked = np.sort(np.argpartition(table, -k, axis=1)[:, -k:], axis=1)
-    else:
-        picked = np.broadcast_to(np.arange(k), table.shape)
+    if k == table.shape[1]:
+        return np.argsort(-table, axis=1, kind="stable").astype(np.int64)
+    picked = np.sort(np.argpartition(table, -k, axis=1)[:, -k:], axis=1)
     values = np.take_along_axis(table, picked, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
-    return np.take_along_axis(picked, order, axis=1).astype(np.int64)
+    best = np.take_along_axis(picked, order, axis=1)
+    # Among equals argpartition picks as it likes. Where the smallest one picked has an equal that
+    # was left out, the row is sorted whole.
+    smallest = values.min(axis=1, keepdims=True)
+    tied = (table == smallest).sum(axis=1) > (values == smallest).sum(axis=1)
+    best[tied] = np.argsort(-table[tied], axis=1, kind="stable")[:, :k]
+    return best.astype(np.int64)
 
 
 def _entropy(table: Floats) -> Floats:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
-from pipeline.images.sources import local_path, path_text
+from pipeline.images.sources import local_path, path_text, whole_path
 from pipeline.label_set import LabelSet, normal_word
 from pipeline.store import Store
 
@@ -60,7 +60,7 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
 
 
 def _from_folders(store: Store, folder: Path, label_set: LabelSet) -> list[tuple[str, str]]:
-    root, classes = folder.absolute(), label_set.index_of()
+    root, classes = whole_path(str(folder)), label_set.index_of()
     said = []
     for path, image_id in _readable_files(store):
         place = PurePath(local_path(path))
@@ -91,7 +91,7 @@ def _from_csv(store: Store, file: Path) -> list[tuple[str, str]]:
     for row in rows:
         keys = {row.get("image_id") or "", row.get("path") or ""} - {""}
         if row.get("path"):
-            keys.add(path_text(str(Path(row["path"]).absolute())))
+            keys.add(path_text(whole_path(row["path"])))
         found = {image_id for key in keys for image_id in by_key.get(key, ())}
         said += [(image_id, row["label"] or "") for image_id in found]
     return said

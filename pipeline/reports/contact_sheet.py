@@ -8,7 +8,6 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from pipeline.catalog import present_images
-from pipeline.images.decoding import DECODE_ERRORS
 from pipeline.images.sources import local_path
 from pipeline.labels.labelling import current_labels
 from pipeline.store import Store
@@ -115,7 +114,7 @@ def _thumbnail(path: str) -> Image.Image:
             image.draft("RGB", (2 * THUMB, 2 * THUMB))  # a JPEG is decoded at a fraction
             upright = ImageOps.exif_transpose(image).convert("RGB")
             return ImageOps.fit(upright, (THUMB, THUMB), Image.Resampling.LANCZOS)
-    except DECODE_ERRORS as error:
+    except Exception as error:
         logger.warning("%s: no thumbnail on the contact sheet: %s", path, error)
         return Image.new("RGB", (THUMB, THUMB), "#c9ccd1")
 

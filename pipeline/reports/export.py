@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from urllib.parse import quote
 
 import polars as pl
 
@@ -67,25 +68,13 @@ def export(store: Store, out: Path, form: str, *, selected_only: bool = False) -
     table = flat_table(store)
     if selected_only:
         table = table.filter("selected")
-    if form in ("parquet", "csv", "label-studio"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = out.with_name(f".tmp-{out.name}")
-        if form == "parquet":
-            table.write_parquet(temporary)
-        elif form == "csv":
-            _for_csv(table).write_csv(temporary)
-        else:
-            table = table.filter(pl.col("label").is_not_null())
-            temporary.write_text(json.dumps(_tasks(table), indent=1, ensure_ascii=False))
-        temporary.replace(out)
-    else:
+    if form in ("imagefolder", "webdataset"):
         table = table.filter(pl.col("label").is_not_null())
-        if out.exists() and any(out.iterdir()):
-            raise InputError(f"{out}: holds files already; name a new folder")
-        if form == "imagefolder":
-            _copy_images(table, out)
-        else:
-            _write_shards(table, out, current_labels(store).label_set.names)
+        _write_folder(store, table, out, form)
+    else:
+        if form == "label-studio":
+            table = table.filter(pl.col("label").is_not_null())
+        _write_file(table, out, form)
     return ExportSummary(form, str(out), len(table))
 
 
@@ -110,6 +99,36 @@ def flat_table(store: Store) -> pl.DataFrame:
     )
 
 
+def _write_file(table: pl.DataFrame, out: Path, form: str) -> None:
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name a file for {form}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".tmp-{out.name}")
+    if form == "parquet":
+        table.write_parquet(temporary)
+    elif form == "csv":
+        _for_csv(table).write_csv(temporary)
+    else:
+        temporary.write_text(json.dumps(_tasks(table), indent=1, ensure_ascii=False), "utf-8")
+    temporary.replace(out)
+
+
+def _write_folder(store: Store, table: pl.DataFrame, out: Path, form: str) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a new folder for {form}")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out}: holds files already; name a new folder")
+    try:
+        if form == "imagefolder":
+            _copy_images(table, out)
+        else:
+            _write_shards(table, out, current_labels(store).label_set.names)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{error.filename}: went away since the last run; run again, then export"
+        ) from error
+
+
 def _for_csv(table: pl.DataFrame) -> pl.DataFrame:
     """A CSV field cannot hold a list: its items are put behind one another, with | between."""
     scores = pl.col("topk_scores").list.eval(pl.element().round(4).cast(pl.String))
@@ -120,7 +139,7 @@ def _tasks(table: pl.DataFrame) -> list[dict[str, object]]:
     """Tasks in Label Studio's import format, labels as predictions of one choice."""
     return [
         {
-            "data": {"image": f"/data/local-files/?d={row['path'].lstrip('/')}"},
+            "data": {"image": f"/data/local-files/?d={quote(row['path'].lstrip('/'))}"},
             "predictions": [
                 {
                     "model_version": "pseudolabel",
@@ -172,6 +191,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _folder_name(label: str) -> str:
-    """Return a label as one folder's name, whatever is in it."""
-    name = re.sub(r"[/\\\0]", "_", label).strip()
-    return f"_{name}" if name in ("", ".", "..") else name
+    """Return a label as one folder's name, whatever is in it; two labels never share one."""
+    name = re.sub(r"[%/\\\0]", lambda found: f"%{ord(found.group()):02X}", label)
+    return name.replace(".", "%2E") if name in (".", "..") else name

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class ClassMetrics:
@@ -58,11 +60,9 @@ def measure(
         raise ValueError("no image to measure")
     said = [labels[0] for labels in ranked]
     right = [a == b for a, b in zip(said, true, strict=True)]
-    above = [
-        ok
-        for ok, sure, given in zip(right, confidence, labelled, strict=True)
-        if given and sure >= threshold
-    ]
+    # In single precision, as confidences are stored: 0.7 there is a little less than 0.7 here.
+    reached = np.asarray(confidence, np.float32) >= np.float32(threshold)
+    above = [ok for ok, high, given in zip(right, reached, labelled, strict=True) if given and high]
     per_class = [_one_class(name, true, said) for name in classes]
     recalls = [entry.recall for entry in per_class if entry.recall is not None]
     return Metrics(

@@ -88,7 +88,8 @@ def choose(
     Returns:
         The columns of `tables.SELECTIONS`, best image first.
     """
-    ranked = best_first(images)
+    own = pl.coalesce(pl.col("group").cast(pl.String), pl.col("image_id"))  # null is no group
+    ranked = best_first(images.with_columns(group=own))
     twins = pl.len().over("group") > 1
     leader = pl.col("image_id").first().over("group")
     confident = pl.col("label").is_not_null() & (pl.col("confidence") >= min_confidence)

@@ -6,7 +6,9 @@ Shapes: N images, D embedding dimensions.
 """
 
 import csv
+import os
 import re
+import unicodedata
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path, PurePath
@@ -17,6 +19,7 @@ from pipeline.arrays import Floats
 from pipeline.clip.encoder import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.identity import digest
+from pipeline.images.sources import local_path, path_text, whole_path
 from pipeline.label_set import LabelSet, normal_word
 from pipeline.store import Store
 
@@ -52,6 +55,8 @@ def side_vectors(
     else:
         given = _read_csv(Path(kind))
         texts = [given.get(path) or given.get(PurePath(path).name) or "" for path in paths]
+        if not any(texts):
+            raise InputError(f"side text {kind}: none of its paths is that of an image here")
     words = [word for entry in label_set.classes for word in (entry.name, *entry.aliases)]
     masked = [without(text, words) for text in texts]
     distinct = sorted(set(masked) - {""})
@@ -70,8 +75,9 @@ def words_of_name(path: str) -> str:
     >>> words_of_name("/photos/dog/IMG_0042-red_envelope.v2.jpg")
     'img red envelope v'
     """
-    stem = PurePath(path).stem
-    return " ".join(re.findall(r"[^\W\d_]+", stem)).casefold()
+    stem = os.fsencode(PurePath(local_path(path)).stem).decode(errors="replace")
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", stem))
+    return " ".join(re.findall(r"[^\W\d_]+", apart)).casefold()
 
 
 def without(text: str, words: list[str]) -> str:
@@ -81,9 +87,19 @@ def without(text: str, words: list[str]) -> str:
     'two and a on ice'
     """
     left = normal_word(text)
-    for word in sorted((normal_word(word) for word in words), key=len, reverse=True):
-        left = re.sub(rf"\b{re.escape(word)}(?:s|es)?\b", " ", left)
-    return " ".join(left.split())
+    forms = sorted((_forms(normal_word(word)) for word in words), key=len, reverse=True)
+    before = None
+    while left != before:  # "hot hot dog dog": taking one out may bring together another
+        before = left
+        for form in forms:
+            left = " ".join(re.sub(rf"(?<!\w){form}(?!\w)", " ", left).split())
+    return left
+
+
+def _forms(word: str) -> str:
+    """Return a pattern for a word and its plurals."""
+    plural = rf"|{re.escape(word[:-1])}ies" if word.endswith("y") else ""
+    return rf"(?:{re.escape(word)}(?:s|es)?{plural})"
 
 
 def _cached(store: Store, texts: list[str], encoder: Callable[[], ImageEncoder]) -> Floats:
@@ -110,6 +126,8 @@ def _read_csv(file: Path) -> dict[str, str]:
                 raise InputError(
                     f"side text {file}: needs the columns path and text, has {reader.fieldnames}"
                 )
-            return {row["path"]: row["text"] or "" for row in reader}
+            rows = [(row["path"] or "", row["text"] or "") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"side text {file}: cannot be read as CSV: {error}") from error
+    by_name = {path: text for path, text in rows if path}
+    return by_name | {path_text(whole_path(path)): text for path, text in by_name.items()}
