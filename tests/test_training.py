@@ -217,9 +217,7 @@ def test_a_selection_of_one_class_cannot_be_trained_on(demo_store: Path, tmp_pat
         stages.train(config, None)
 
 
-def test_a_damaged_or_missing_head_is_told(
-    trained: Trained, tmp_path: Path
-) -> None:
+def test_a_damaged_or_missing_head_is_told(trained: Trained, tmp_path: Path) -> None:
     store = open_store(str(shutil.copytree(trained[0].root, tmp_path / "store")))
     [weights] = (store.root / "models/mlp").glob("*.safetensors")
     weights.write_bytes(b"no weights")
