@@ -1,5 +1,6 @@
 """Config: every knob survives being written and read, and each bad value is told by its key."""
 
+import contextlib
 import tomllib
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def test_every_knob_says_what_it_means() -> None:
         ({"scan": {"settle_seconds": -1}}, r"scan\.settle_seconds = -1: .* or equal to 0"),
         ({"scan": {"settle_seconds": float("nan")}}, r"scan\.settle_seconds = nan: "),
         ({"scan": {"settle_seconds": float("inf")}}, r"scan\.settle_seconds = inf: "),
+        ({"scan": {"settle_seconds": 1e15}}, r"scan\.settle_seconds = "),  # no date is that old
         ({"scan": {"max_pixels": 178_956_971}}, "max_pixels"),  # Pillow itself refuses more
         ({"labels": {"abstain_below": 1.01}}, r"labels\.abstain_below = 1\.01: .* or equal to 1"),
         ({"labels": {"top_k": 0}}, r"labels\.top_k = 0: .* or equal to 1"),
@@ -122,12 +124,33 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     assert config.train.side_text == str(tmp_path / "t.csv")
 
 
-def test_a_checkpoint_file_counts_from_the_config_file_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "meant"),
+    [
+        ("ViT-B-32/b32.pt", "ViT-B-32/{}/b32.pt"),
+        ("ViT-B-32/openai", "ViT-B-32/openai"),  # a tag: there is no such file
+        ("local-dir:models/b32.pt", "local-dir:{}/models/b32.pt"),
+        ("hf-hub:org/b32.pt", "hf-hub:org/b32.pt"),
+    ],
+)
+def test_a_checkpoint_file_counts_from_the_config_file_too(
+    tmp_path: Path, model: str, meant: str
+) -> None:
     (tmp_path / "b32.pt").touch()
-    (tmp_path / "c.toml").write_text('[encoder]\nmodel = "ViT-B-32/b32.pt"\n')
-    assert (
-        read_config_file(tmp_path / "c.toml")["encoder"]["model"] == f"ViT-B-32/{tmp_path}/b32.pt"
-    )
+    (tmp_path / "c.toml").write_text(f'[encoder]\nmodel = "{model}"\n')
+    values = read_config_file(tmp_path / "c.toml")
+    assert make_config(values).encoder.model == meant.format(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", ["store = 2024", "[labels]\nlabel_set = 3", "[encoder]\nmodel = 3", "sources = [7]"]
+)
+def test_a_number_for_a_name_is_taken_or_told_and_not_a_traceback(
+    tmp_path: Path, line: str
+) -> None:
+    (tmp_path / "c.toml").write_text(line)
+    with contextlib.suppress(InputError):
+        make_config(read_config_file(tmp_path / "c.toml"))
 
 
 def test_default_paths_count_from_the_config_file_and_names_are_no_path(tmp_path: Path) -> None:
@@ -187,6 +210,8 @@ def test_no_file_gives_the_defaults(workplace: Path) -> None:
         ('store="out"', "store", "out"),
         ("store = a=b", "store", "a=b"),
         ("store=2024", "store", "2024"),  # quotes are not needed
+        ("store=2024-05-01", "store", "2024-05-01"),
+        ("store=1e3", "store", "1e3"),
         ("labels.label_set=dog,cat", "labels.label_set", "dog,cat"),
         ("labels.template=", "labels.template", ""),
         ('sources=["x","y"]', "sources", ("x", "y")),

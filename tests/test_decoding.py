@@ -84,8 +84,10 @@ def test_each_exif_orientation_is_undone(form: str, orientation: int) -> None:
 
 
 def test_broken_exif_leaves_the_pixels_as_stored() -> None:
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0" + b"\xff" * 20
-    assert len(pixels(encoded(Image.new("L", (3, 2)), "JPEG", exif=exif))) == 2
+    data = encoded(grey([[1, 2]], np.uint8), exif=b"Exif\0\0no TIFF header")
+    with Image.open(BytesIO(data)) as image, pytest.raises(SyntaxError):
+        image.getexif()
+    assert [r for r, _, _ in pixels(data)[0]] == [1, 2]
 
 
 def test_transparency_becomes_white() -> None:
@@ -106,6 +108,14 @@ def test_sixteen_bits_become_eight(form: str) -> None:
     deep = grey([[0, 255, 256, 0x8000, 0xFFFF]], np.uint16)
     assert deep.mode == "I;16"
     assert [r for r, _, _ in pixels(encoded(deep, form))[0]] == [0, 0, 1, 0x80, 255]
+    dark = grey([[0, 7, 255]], np.uint16)  # fits into 8 bits: taken as it is
+    assert [r for r, _, _ in pixels(encoded(dark, form))[0]] == [0, 7, 255]
+
+
+def test_whole_numbers_of_32_bits_are_taken_as_16() -> None:
+    wide = grey([[-5, 0, 256, 0xFFFF, 0x10000]], np.int32)
+    assert wide.mode == "I"
+    assert [r for r, _, _ in pixels(encoded(wide, "TIFF"))[0]] == [0, 0, 1, 255, 255]
 
 
 def test_modes_that_are_not_rgb_are_shown_in_their_own_colours() -> None:
@@ -181,6 +191,19 @@ def test_what_is_no_picture_is_refused_with_the_reason(
     assert seen.status == status
     assert seen.reason.strip(": ")
     assert says in seen.reason
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError, EOFError, NotImplementedError, KeyError, ZeroDivisionError, struct.error]
+)
+def test_whatever_is_raised_over_one_file_is_its_reason(error: type[Exception]) -> None:
+    def fit(image: Image.Image) -> Image.Image:
+        raise error("odd")
+
+    seen = decode(encoded(Image.new("L", (1, 1))), "a.png", fit, max_pixels=9)
+    assert isinstance(seen, Refusal)
+    assert seen.reason.startswith(f"{error.__name__}: ")
+    assert "odd" in seen.reason
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")

@@ -149,6 +149,7 @@ def test_webdataset_shards_hold_each_image_once_with_class_and_labels(
     export(shop.store, tmp_path / "out", "webdataset")
     assert names_below(tmp_path / "out") == ["shard-00000.tar"]
     with tarfile.open(tmp_path / "out/shard-00000.tar") as tar:
+        assert len(tar.getnames()) == 6
         files = {entry.name: entry_bytes(tar, entry) for entry in tar}
     keys = [shop.ids["red"], shop.ids["green"]]
     assert list(files) == [f"{key}.{kind}" for key in keys for kind in ("png", "cls", "json")]
@@ -176,6 +177,7 @@ def test_a_file_deleted_since_is_told_and_not_a_traceback(
     (shop.photos / "b/1 #&%41?é.png").unlink()
     with pytest.raises(InputError, match=r"1 #&%41\?é\.png"):
         export(shop.store, tmp_path / "out", form)
+    assert names_below(tmp_path / "out") == []  # nor is a part of it left behind
 
 
 @pytest.mark.parametrize(

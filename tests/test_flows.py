@@ -1,5 +1,6 @@
 """The same drop through Prefect and plainly, reruns, and what a run with nothing new costs."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,19 @@ def test_the_demo_shows_a_person_what_it_did(prefect_demo: DemoRun) -> None:
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert image.height > 20 * 100  # a row per class
+
+
+def test_training_through_prefect_gives_the_head_that_the_run_gave(
+    prefect_demo: DemoRun, tmp_path: Path
+) -> None:
+    shutil.copytree(prefect_demo.store, tmp_path / "store")
+    home = str(prefect_demo.folder / "prefect-home")
+    run = pseudolabel("train", "--store", "store", "--json", cwd=tmp_path, PREFECT_HOME=home)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["train"] + json.loads(run.stdout)["valid"] == 229
+    [before] = prefect_demo.store.glob("models/mlp/*.safetensors")
+    [after] = tmp_path.glob("store/models/mlp/*.safetensors")
+    assert after.read_bytes() == before.read_bytes()
 
 
 def test_a_second_demo_finds_nothing_new_at_once_without_torch_or_prefect(

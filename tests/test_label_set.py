@@ -138,6 +138,7 @@ TWO = '[[classes]]\nname = "dog"\n[[classes]]\nname = "cat"\n'
         ('classes = ["dog", "cat"]', r"classes\.0 = 'dog'"),
         ('[[classes]]\nname = "dog"\n[[classes]]\naliases = ["a"]', r"classes\.1\.name is missing"),
         (TWO + 'colour = "red"', r"classes\.1\.colour: there is no such key"),
+        ('colour = "red"\n' + TWO, ": colour: there is no such key"),
         (TWO + 'aliases = ["Dog"]', "'Dog' stands twice .'dog' and 'cat'."),
         (TWO + 'aliases = [" "]', r"classes\.1\.aliases = .*a label must not be empty"),
         ('name = "../up"\n' + TWO, r"name = '\.\./up'"),

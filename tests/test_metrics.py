@@ -9,7 +9,7 @@ from pipeline.reports.metrics import ClassMetrics, Metrics, measure
 # true, labels kept, confidence, labelled: counted by hand below.
 CASES = [
     ("cat", ["cat", "dog"], 0.9, True),
-    ("cat", ["dog", "cat"], 0.8, True),
+    ("cat", ["cow", "cat"], 0.8, True),
     ("cat", ["cat", "cow"], 0.5, True),
     ("dog", ["dog", "cat"], 0.6, False),  # right, but abstained
     ("dog", ["cat", "cow"], 0.4, True),
@@ -18,9 +18,8 @@ CASES = [
 
 def measured(cases: list[tuple[str, list[str], float, bool]], threshold: float) -> Metrics:
     true, ranked, confidence, labelled = zip(*cases, strict=True)
-    return measure(
-        true, ranked, confidence, labelled, classes=["cow", "dog", "cat"], threshold=threshold
-    )
+    classes = ["emu", "cow", "dog", "cat"]
+    return measure(true, ranked, confidence, labelled, classes=classes, threshold=threshold)
 
 
 def test_a_confusion_counted_by_hand() -> None:
@@ -29,8 +28,9 @@ def test_a_confusion_counted_by_hand() -> None:
     assert metrics.accuracy == pytest.approx(3 / 5)
     assert metrics.top_k_accuracy == pytest.approx(4 / 5)
     assert metrics.per_class == [
-        ClassMetrics("cow", images=0, recall=None, precision=None),
-        ClassMetrics("dog", images=2, recall=1 / 2, precision=1 / 2),
+        ClassMetrics("emu", images=0, recall=None, precision=None),
+        ClassMetrics("cow", images=0, recall=None, precision=0),
+        ClassMetrics("dog", images=2, recall=1 / 2, precision=1),
         ClassMetrics("cat", images=3, recall=2 / 3, precision=2 / 3),
     ]
     assert metrics.macro_recall == pytest.approx((1 / 2 + 2 / 3) / 2)  # no cow, no recall of cows

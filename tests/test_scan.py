@@ -11,6 +11,7 @@ from pipeline.catalog import current_files
 from pipeline.images.scan import (
     Changes,
     compare,
+    discard_plan,
     find_changes,
     new_run_id,
     read_shard,
@@ -64,7 +65,7 @@ def test_new_changed_and_returned_files_are_read_and_known_ones_are_not() -> Non
             ("/s/same", "/s", 1, OLD, "ok"),
             ("/s/larger", "/s", 1, OLD, "ok"),
             ("/s/touched", "/s", 1, OLD, "unreadable"),
-            ("/s/back", "/s", 1, OLD, "gone"),
+            ("/s/back", "/s", 2, OLD, "gone"),
             ("/s/notes", "/s", 1, OLD, "ignored"),
         ),
     )
@@ -168,9 +169,12 @@ def test_recording_writes_down_what_needs_no_reading_and_plans_the_rest(tmp_path
     )
     summary = record_changes(store, found, run_id="r1", now=NOON, shard_rows=2)
     assert summary.shards == 3
+    assert not summary.nothing_new
     shards = [read_shard(store, "r1", shard) for shard in range(3)]
     assert [paths(shard) for shard in shards] == [names[:2], names[2:4], names[4:]]
     assert shards[0].row(0) == ("/s/0", "/s", 1, OLD)
+    discard_plan(store, "r1")
+    assert not list(store.root.glob("runs/*/*"))
     rows = current_files(store).sort("path").drop("mtime", "seen_at").rows()
     assert rows == [
         ("/s/lost", "/s", None, 7, "gone", "no longer there", "r1"),
@@ -187,6 +191,11 @@ def test_the_same_listing_again_changes_nothing(tmp_path: Path) -> None:
         summary = record_changes(store, found, run_id=run, now=NOON, shard_rows=10)
         assert found.any == (not again)
         assert (summary.new, summary.shards) == (1 - again, 0)
+        assert summary.nothing_new == bool(again)
+    (tmp_path / "in/link").unlink()
+    found = find_changes(store, (str(tmp_path / "in"),), settle_seconds=0, now=NOON)
+    summary = record_changes(store, found, run_id="r3", now=NOON, shard_rows=10)
+    assert (summary.gone, summary.nothing_new) == (1, False)
 
 
 def test_later_runs_have_later_names_even_when_the_clock_goes_back(tmp_path: Path) -> None:

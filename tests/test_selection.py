@@ -98,6 +98,11 @@ def test_a_cap_holds_per_class_and_keeps_the_surest() -> None:
     assert reasons["d1"] == "more than 2 of its class"
 
 
+def test_images_at_the_bar_count_towards_the_cap() -> None:
+    reasons = chosen(("a", "dog", 0.5, None, 1), ("b", "dog", 0.5, None, 2), bar=0.5, cap=1)
+    assert reasons == {"a": None, "b": "more than 1 of its class"}
+
+
 def test_a_near_duplicate_takes_no_place_of_the_cap() -> None:
     reasons = chosen(
         ("d1", "dog", 0.9, None, 1),

@@ -44,10 +44,11 @@ def test_an_images_label_is_its_nearest_folder_that_bears_a_class(tmp_path: Path
         "Red-Envelope/dog/d.jpg",  # the nearest
         "dog.jpg/e.jpg",  # not quite
         "f.jpg",  # in no folder
+        "x/T-Shirt",  # a file
     )
     truth = read_truth(store, str(tmp_path / "photos"), CLASSES)
     assert letters(truth) == {"a": "dog", "b": "dog", "c": "T-Shirt", "d": "dog"}
-    assert (truth.unmatched, truth.contradictions) == (2, 0)
+    assert (truth.unmatched, truth.contradictions) == (3, 0)
 
 
 def test_folders_above_the_truth_and_beside_it_say_nothing(tmp_path: Path) -> None:
@@ -144,6 +145,7 @@ def test_contradicting_and_unknown_labels_of_a_csv_are_counted(tmp_path: Path) -
     [
         (b"path;label\na.jpg;dog", r"needs the columns label and path .* has \['path;label'\]"),
         (b"label,file\ndog,a.jpg", r"has \['label', 'file'\]"),
+        (b"path,file\na.jpg,b.jpg", r"has \['path', 'file'\]"),
         (b"", r"has \[\]"),
         (b"path,label\na.jpg,d\xe9", "cannot be read as CSV: "),
         (b"path,label\nb.jpg,dog", "none of its labels belongs to an image of .*store"),
