@@ -1,9 +1,11 @@
 """Between the command line and the flows: look first, and start Prefect only when there is work."""
 
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows import stages
 from flows.console import notes, out, print_json, progress_shown
@@ -13,11 +15,15 @@ from flows.progress import listener
 from flows.quiet import quiet_prefect
 from flows.runners import PlainTasks
 from pipeline.config import Config
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PseudolabelError
 
 if TYPE_CHECKING:
+    from prefect import Flow
+
     from pipeline.training.train import TrainSummary
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _WAIT_NOTE = "start Prefect (10 to 20 s where no server runs; --plain does without)"
 
 
@@ -62,7 +68,7 @@ def run_and_show(
             ready.result()
             from flows.label_images import label_images
 
-            summary = label_images(config, options)
+            summary = _called(label_images, config, options)
     if as_json:
         print_json(summary)
     else:
@@ -79,7 +85,7 @@ def train(config: Config, *, plain: bool, truth: str | None, wait: bool) -> "Tra
         ready.result()
         from flows.train_model import train_model
 
-        return train_model(config, options)
+        return _called(train_model, config, options)
 
 
 def serve(config: Config, *, every: float | None, cron: str | None) -> None:
@@ -115,6 +121,43 @@ def _start_prefect() -> None:
                 f"the Prefect server at {client.api_url} does not answer ({fault}): start it, "
                 "unset PREFECT_API_URL to use a temporary one, or run with --plain"
             )
+
+
+def _called(flow: "Flow[P, R]", *arguments: P.args, **named: P.kwargs) -> R:
+    """Call a flow; that its server goes away meanwhile is no fault to be traced here."""
+    import httpx
+
+    try:
+        with _stops_at_once():
+            return flow(*arguments, **named)
+    except httpx.HTTPError as error:
+        raise PseudolabelError(
+            f"Prefect's server went away during the run ({error}). What was committed stays: run "
+            "again, or with --plain"
+        ) from error
+
+
+@contextmanager
+def _stops_at_once() -> Iterator[None]:
+    """Let Ctrl-C end a run at once where Prefect's server is a temporary one of ours.
+
+    A terminal sends Ctrl-C to that server as well, and Prefect would try for a minute to tell a
+    dead server that the run was stopped. Nothing is lost: the store is as after a power cut.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    def stop(signal_number: int, frame: object) -> None:  # noqa: ARG001 - as `signal` calls it
+        notes.print("stopped; what was committed stays, and the next run goes on from it")
+        SubprocessASGIServer().stop()
+        os._exit(130)
+
+    before = None if PREFECT_API_URL.value() else signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _nothing() -> None:

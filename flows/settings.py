@@ -34,7 +34,7 @@ def resolve(
         key, equals, text = assignment.partition("=")
         if not equals or not key.strip():
             raise InputError(f"--set {assignment}: write it as section.key=value")
-        _put(values, key.strip(), _parse(text.strip()))
+        _put(values, key.strip(), _parse(key.strip(), text.strip()))
     config = make_config(values)
     if "model" not in values.get("encoder", {}):
         known = Store(Path(config.store)).get_json("store.json").get("model")
@@ -53,9 +53,17 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     values[name] = value
 
 
-def _parse(text: str) -> Any:
-    """Read a TOML value; what is none is taken as text, so that quotes are not needed."""
+def _parse(key: str, text: str) -> Any:
+    """Read a TOML value; what is none, or should be text, is text: quotes are not needed."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+    return text if _is_text(key) and not isinstance(value, str) else value
+
+
+def _is_text(key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    group = Config.model_fields[section].annotation if section in Config.model_fields else Config
+    fields = getattr(group, "model_fields", {})
+    return name in fields and fields[name].annotation is str

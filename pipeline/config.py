@@ -39,7 +39,10 @@ class ScanConfig(Section):
     """Which files are taken."""
 
     settle_seconds: float = Field(
-        30, ge=0, description="a file younger than this, in seconds, waits for the next run"
+        30,
+        ge=0,
+        le=31_536_000,
+        description="a file younger than this, in seconds, waits for the next run",
     )
     max_pixels: int = Field(
         178_956_970,
@@ -135,26 +138,29 @@ def read_config_file(path: Path) -> dict[str, Any]:
         InputError: the file is missing, no TOML, or holds a bad value.
     """
     values = read_toml(path)
-    make_config(values, where=str(path))  # so that an error names the file, not an option
+    config = make_config(values, where=str(path))  # so that an error names the file, not an option
     base = path.resolve().parent
 
     def anchored(location: str) -> str:
         return location if "://" in location else str(base / Path(location).expanduser())
 
-    values["store"] = anchored(values.get("store", "store"))
-    values["sources"] = [anchored(source) for source in values.get("sources", ["images"])]
-    if values.get("labels", {}).get("label_set", "labels.toml").endswith(".toml"):
-        labels = values.setdefault("labels", {})
-        labels["label_set"] = anchored(labels.get("label_set", "labels.toml"))
-    model = values.get("encoder", {}).get("model", "")
-    if model.startswith("local-dir:"):
-        values["encoder"]["model"] = "local-dir:" + anchored(model.removeprefix("local-dir:"))
-    architecture, _, weights = model.partition("/")
-    if weights and (base / weights).is_file():
-        values["encoder"]["model"] = f"{architecture}/{base / weights}"
-    if values.get("train", {}).get("side_text", "").endswith(".csv"):
-        values["train"]["side_text"] = anchored(values["train"]["side_text"])
+    values["store"] = anchored(config.store)
+    values["sources"] = [anchored(source) for source in config.sources]
+    if config.labels.label_set.endswith(".toml"):
+        values.setdefault("labels", {})["label_set"] = anchored(config.labels.label_set)
+    if "model" in values.get("encoder", {}):
+        values["encoder"]["model"] = _anchored_model(config.encoder.model, base)
+    if config.train.side_text.endswith(".csv"):
+        values["train"]["side_text"] = anchored(config.train.side_text)
     return values
+
+
+def _anchored_model(model: str, base: Path) -> str:
+    kind, colon, place = model.partition(":")
+    if colon:  # local-dir:folder, or hf-hub:org/name
+        return f"{kind}:{base / Path(place).expanduser()}" if kind == "local-dir" else model
+    architecture, _, weights = model.partition("/")
+    return f"{architecture}/{base / weights}" if (base / weights).is_file() else model
 
 
 def commented_toml(config: Config) -> str:

@@ -5,13 +5,16 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flows.drop import DEFAULT_OPTIONS, DropSummary, process_drop
 from flows.runners import PlainTasks
-from pipeline.clip.encoder import Encoder, load_encoder
 from pipeline.config import Config, make_config
+
+if TYPE_CHECKING:
+    from pipeline.clip.encoder import Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -61,8 +64,10 @@ def unpacked(name: str, into: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> Encoder:
+def tiny() -> "Encoder":
     """The tiny CLIP in fp32 on the CPU."""
+    from pipeline.clip.encoder import load_encoder  # here, for torch takes seconds to load
+
     return load_encoder(TINY, device="cpu", precision="fp32")
 
 

@@ -89,6 +89,7 @@ def test_every_knob_says_what_it_means() -> None:
         ({"select": {"valid_share": 1}}, r"select\.valid_share = 1: .* less than 1"),
         ({"encoder": {"device": "tpu"}}, r"encoder\.device = 'tpu': .*auto\|cpu\|cuda"),
         ({"encoder": {"precision": "fp8"}}, r"encoder\.precision = 'fp8': .*'bf16'"),
+        ({"train": {"learning_rate": float("inf")}}, r"train\.learning_rate = inf: "),
         ({"train": {"batch_size": 1}}, r"train\.batch_size = 1: .* or equal to 2"),
         ({"store": ""}, "store = '': "),
         ({"sources": "photos"}, "sources = 'photos': "),

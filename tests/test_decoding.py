@@ -164,6 +164,24 @@ def test_a_picture_too_large_is_refused_before_it_is_decoded() -> None:
     assert isinstance(look(small, max_pixels=1199), Refusal)
 
 
+def test_a_band_of_pixels_cannot_fill_the_memory() -> None:
+    """Fitting scales the short side up to the model's size, and the long one with it."""
+    handed: list[tuple[int, int]] = []
+
+    def fit(image: Image.Image) -> Image.Image:
+        handed.append(image.size)
+        return image.resize((2, 2))
+
+    band = Image.new("RGB", (20_000, 1), RED)
+    band.paste(BLUE, (9_000, 0, 11_000, 1))
+    for image in (band, band.transpose(Image.Transpose.ROTATE_90)):
+        seen = decode(encoded(image), "x.png", fit, max_pixels=LARGEST)
+        assert all(max(size) <= 100 * min(size) for size in handed)
+        if isinstance(seen, Picture):  # its middle, as the model would see it
+            assert (seen.width, seen.height) == image.size
+            assert {tuple(pixel) for row in seen.pixels.tolist() for pixel in row} == {BLUE}
+
+
 JPEG = encoded(Image.effect_noise((64, 64), 50), "JPEG")
 
 

@@ -19,13 +19,13 @@ from pipeline.reports.export import COLUMNS, export
 from pipeline.store import Store
 from tests.helpers import axis, draw, label_set, label_store, make_store, write_selection
 
-CLASSES = label_set("dog", "T/Shirt", "..")
+CLASSES = label_set("dog", "猫/cat", "..")
 SURE = 1 / (1 + math.exp(-2) + math.exp(-8))  # 0.88: of a dog with logits 8, 6 and 0
 
 
 @dataclass(frozen=True)
 class Shop:
-    """A store of five files: a red dog in two places, a green shirt, an unsure and a broken one."""
+    """A store of five files: a red dog in two places, a green cat, an unsure and a broken one."""
 
     store: Store
     photos: Path
@@ -66,10 +66,10 @@ def test_parquet_has_a_row_for_each_file_that_is_there(shop: Shop, tmp_path: Pat
     assert shop.path("lost.png") not in rows
     red = rows[shop.path("a/1.png")]
     assert red["score"] == red["confidence"] == pytest.approx(SURE, abs=1e-3)  # stored in float16
-    assert (red["label"], red["topk_labels"]) == ("dog", ["dog", "T/Shirt"])
+    assert (red["label"], red["topk_labels"]) == ("dog", ["dog", "猫/cat"])
     assert (red["selected"], red["split"], red["reason"]) == (True, "train", None)
     green = rows[shop.path("b/1 #&%41?é.png")]
-    assert (green["label"], green["selected"], green["split"]) == ("T/Shirt", False, None)
+    assert (green["label"], green["selected"], green["split"]) == ("猫/cat", False, None)
     assert green["reason"] == "more than 1 of its class"
     blue = rows[shop.path("c.png")]
     assert (blue["label"], blue["reason"]) == (None, "score below 0.5")
@@ -118,7 +118,7 @@ def test_label_studio_gets_a_task_with_a_prediction_for_each_label(
     assert said == {
         shop.path("a/1.png"): (["dog"], pytest.approx(SURE, abs=1e-3)),
         shop.path("b/1.png"): (["dog"], pytest.approx(SURE, abs=1e-3)),
-        shop.path("b/1 #&%41?é.png"): (["T/Shirt"], pytest.approx(1, abs=1e-3)),
+        shop.path("b/1 #&%41?é.png"): (["猫/cat"], pytest.approx(1, abs=1e-3)),
     }
 
 
@@ -127,20 +127,20 @@ def test_an_image_folder_holds_each_labelled_file_under_its_label(
 ) -> None:
     summary = export(shop.store, tmp_path / "out", "imagefolder")
     again = f"dog/1-{shop.ids['red'][:8]}.png"  # the same name from two folders
-    assert names_below(tmp_path / "out") == ["T%2FShirt/1 #&%41?é.png", again, "dog/1.png"]
+    assert names_below(tmp_path / "out") == [again, "dog/1.png", "猫%2Fcat/1 #&%41?é.png"]
     assert summary.rows == 3
     copied = (tmp_path / "out/dog/1.png").read_bytes()
     assert image_id(copied) == shop.ids["red"]
 
 
 def test_labels_that_look_alike_as_folders_stay_apart(tmp_path: Path) -> None:
-    colours = ("red", "green", "blue")
-    files = {draw(tmp_path / f"{name}.png", name): axis(i) for i, name in enumerate(colours)}
+    labels = ("a/b", "a_b", "a%2Fb", "..")
+    files = {draw(tmp_path / f"{n}.png", f"#00000{n}"): axis(n) for n in range(4)}
     store = make_store(tmp_path / "store", files)
-    label_store(store, label_set("a/b", "a_b", ".."))
+    label_store(store, label_set(*labels))
     export(store, tmp_path / "out", "imagefolder")
-    assert len(list((tmp_path / "out").iterdir())) == 3
-    assert len(names_below(tmp_path / "out")) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    assert len(names_below(tmp_path / "out")) == 4
 
 
 def test_webdataset_shards_hold_each_image_once_with_class_and_labels(
@@ -156,7 +156,7 @@ def test_webdataset_shards_hold_each_image_once_with_class_and_labels(
     assert [files[f"{key}.cls"] for key in keys] == [b"0", b"1"]  # as the label set counts them
     assert [image_id(files[f"{key}.png"]) for key in keys] == keys
     about = json.loads(files[f"{keys[1]}.json"])
-    assert (about["label"], about["path"]) == ("T/Shirt", shop.path("b/1 #&%41?é.png"))
+    assert (about["label"], about["path"]) == ("猫/cat", shop.path("b/1 #&%41?é.png"))
 
 
 def entry_bytes(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:

@@ -1,7 +1,9 @@
 """The same drop through Prefect and plainly, reruns, and what a run with nothing new costs."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from flows.plan import plan
+from pipeline.config import commented_toml
 from pipeline.store import open_store
 from tests.conftest import DATA, DemoRun, demo_config, pseudolabel, run_plain
 
@@ -62,6 +65,39 @@ def test_training_through_prefect_gives_the_head_that_the_run_gave(
     [before] = prefect_demo.store.glob("models/mlp/*.safetensors")
     [after] = tmp_path.glob("store/models/mlp/*.safetensors")
     assert after.read_bytes() == before.read_bytes()
+
+
+def test_ctrl_c_ends_a_run_at_once_and_the_next_run_goes_on(
+    prefect_demo: DemoRun, tmp_path: Path
+) -> None:
+    config = demo_config(tmp_path / "store", run={"shard_rows": 2})
+    (tmp_path / "pseudolabel.toml").write_text(commented_toml(config))
+    home = str(prefect_demo.folder / "prefect-home")
+    command = Path(sys.executable).with_name("pseudolabel")
+    run = subprocess.Popen(
+        [command, "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PREFECT_HOME": home},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, as a terminal gives a command
+    )
+    parts = tmp_path / "store/embeddings"
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("*.parquet"))) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    _, said = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert "what was committed stays" in said
+    assert "Traceback" not in said
+    committed = {path: path.read_bytes() for path in parts.glob("*.parquet")}
+    assert len(committed) < 122
+    summary = run_plain(config)
+    assert summary.embed.known + summary.embed.embedded < 243  # the rest, not all over again
+    assert len(open_store(config.store).read("embeddings", ["image_id"])) == 242
+    assert all(path.read_bytes() == content for path, content in committed.items())
 
 
 def test_a_second_demo_finds_nothing_new_at_once_without_torch_or_prefect(

@@ -98,11 +98,12 @@ def test_what_is_no_longer_there_is_gone_once_and_only_from_the_sources_listed()
             ("/s/lost", "/s", 1, OLD, "ok"),
             ("/s/bad", "/s", 1, OLD, "unreadable"),
             ("/s/long ago", "/s", 1, OLD, "gone"),
+            ("file:///s/%FF", "/s", 1, OLD, "ok"),  # a name that is not UTF-8
             ("/other/x", "/other", 1, OLD, "ok"),
             ("/s2/x", "/s2", 1, OLD, "ok"),
         ),
     )
-    assert paths(found.gone) == ["/s/bad", "/s/lost"]
+    assert paths(found.gone) == ["/s/bad", "/s/lost", "file:///s/%FF"]
     assert set(found.gone["problem"]) == {"no longer there"}
     assert len(found.to_read) == 0
     assert found.any
@@ -116,7 +117,11 @@ def test_a_file_seen_under_a_source_inside_this_one_can_be_gone() -> None:
 def test_files_below_a_folder_that_cannot_be_listed_are_not_gone() -> None:
     found = changes(
         listing(("/s/locked", "/s", 0, OLD, "folder cannot be listed: Permission denied")),
-        known(("/s/locked/a", "/s", 1, OLD, "ok"), ("/s/locked-not/b", "/s", 1, OLD, "ok")),
+        known(
+            ("/s/locked/a", "/s", 1, OLD, "ok"),
+            ("file:///s/locked/%FF", "/s", 1, OLD, "ok"),
+            ("/s/locked-not/b", "/s", 1, OLD, "ok"),
+        ),
     )
     assert paths(found.gone) == ["/s/locked-not/b"]
     assert paths(found.problems) == ["/s/locked"]

@@ -155,6 +155,7 @@ def test_a_source_is_the_folder_that_the_system_would_open(
     assert source_root(".") == f"{tmp_path}/in"
     assert source_root("../in/") == f"{tmp_path}/in"
     assert source_root("~/in") == f"{tmp_path}/in"
+    assert source_root("link") == f"{tmp_path}/in/link"  # paths stay as the user knows them
     assert Path(source_root("link/..")).samefile(tmp_path / "out")  # not the folder of the link
 
 

@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 
 from flows import stages
 from pipeline.arrays import Floats, unit_rows
-from pipeline.clip.encoder import Encoder, ImageEncoder
+from pipeline.clip.encoder import Encoder
+from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError, StoreError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import read_truth

@@ -17,7 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipeline.arrays import Halves
-from pipeline.clip.encoder import ImageEncoder
+from pipeline.clip.protocol import ImageEncoder
 from pipeline.identity import digest
 from pipeline.images.decoding import Fit, Picture, Refusal, decode, image_id, may_be_image
 from pipeline.images.scan import read_shard

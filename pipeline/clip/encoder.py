@@ -5,7 +5,6 @@ Shapes: B images of a batch, H x W the model's input size, N texts, D embedding 
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,21 +17,6 @@ from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class ImageEncoder(Protocol):
-    """What the stages need of a model, so that tests can do without one."""
-
-    identity: EncoderIdentity
-
-    def fit(self, image: Image.Image) -> Image.Image:
-        """Resize and crop an RGB image to the model's input size."""
-
-    def encode_images(self, pixels: Pixels) -> Floats:
-        """Turn (B, H, W, 3) into (B, D), rows of unit length."""
-
-    def encode_texts(self, texts: Sequence[str]) -> Floats:
-        """Turn N texts into (N, D), rows of unit length."""
 
 
 class Encoder:

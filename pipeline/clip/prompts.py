@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 
 from pipeline.arrays import unit_rows
-from pipeline.clip.encoder import ImageEncoder
+from pipeline.clip.protocol import ImageEncoder
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.store import Store

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.arrays import Pixels
 
 Fit = Callable[[Image.Image], Image.Image]  # resize and crop to the model's input size
+_LONGEST = 64  # times the short side: of a longer picture only the middle is fitted
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def decode(data: bytes, name: str, fit: Fit, *, max_pixels: int) -> Picture | Re
             file_format = image.format or "?"
             image.load()
             upright = _rgb(_upright(image))
-            pixels = np.array(fit(upright))  # a copy: torch wants memory it may write to
+            pixels = np.array(fit(_middle(upright)))  # a copy: torch wants memory it may write to
             return Picture(pixels, upright.width, upright.height, file_format)
     except UnidentifiedImageError:
         if not data:
@@ -102,6 +103,16 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Cut a band to its middle: fitting scales the short side up, and the long one with it."""
+    longest = _LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = min(image.width, longest), min(image.height, longest)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _upright(image: Image.Image) -> Image.Image:

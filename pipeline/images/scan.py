@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.catalog import current_files
-from pipeline.images.sources import list_sources, local_path, source_root
+from pipeline.images.sources import UNLISTED, list_sources, local_path, source_root
 from pipeline.store import Store
 from pipeline.tables import FILES
 
@@ -113,13 +113,14 @@ def compare(
     retried = (status == "unreadable") & retry_failed
     both = both.with_columns(is_new=is_new, is_changed=~is_new & (differs | retried))
     candidates = both.filter(pl.col("is_new") | pl.col("is_changed"))
-    # A file dated in the future is not young: it would wait for that day.
-    young_after = now - timedelta(seconds=settle_seconds)
-    young = (pl.col("mtime") > young_after) & (pl.col("mtime") <= now)
+    # A file dated far in the future is not young: it would wait for that day. A day is more than
+    # the clock of a file server goes wrong.
+    mtime, settled_before = pl.col("mtime"), now - timedelta(seconds=settle_seconds)
+    young = (mtime > settled_before) & (mtime <= now + timedelta(days=1))
     settled = candidates.filter(~young)
     missing = known.filter(status != "gone").join(listing, on="path", how="anti")
     # What lies below a folder that could not be listed is not known to be gone.
-    unlisted = listing.filter(pl.col("problem").is_not_null())["path"].to_list()
+    unlisted = listing.filter(pl.col("problem").str.starts_with(UNLISTED))["path"].to_list()
     gone = missing.filter(_below(scanned) & ~_below(unlisted))
     return Changes(
         to_read=settled.filter(pl.col("problem").is_null()).select(listing.columns),

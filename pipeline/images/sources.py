@@ -15,6 +15,7 @@ import polars as pl
 
 from pipeline.errors import InputError
 
+UNLISTED = "folder cannot be listed"
 LISTING = {
     "path": pl.String,
     "source": pl.String,
@@ -105,9 +106,13 @@ def _list_folder(source: str) -> Iterator[Found]:
         folder = waiting.pop()
         try:
             with os.scandir(folder) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
+                # Sorted, so that a folder with two names is always found under the same one.
+                visible = sorted(
+                    (entry for entry in entries if not entry.name.startswith(".")),
+                    key=lambda entry: entry.name,
+                )
         except OSError as error:
-            problem = f"folder cannot be listed: {error.strerror}"
+            problem = f"{UNLISTED}: {error.strerror}"
             yield Found(path_text(folder), source, 0, 0, problem)
             continue
         for entry in visible:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -118,15 +119,13 @@ def _write_folder(store: Store, table: pl.DataFrame, out: Path, form: str) -> No
         raise InputError(f"{out}: is a file; name a new folder for {form}")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; name a new folder")
-    try:
-        if form == "imagefolder":
-            _copy_images(table, out)
-        else:
-            _write_shards(table, out, current_labels(store).label_set.names)
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{error.filename}: went away since the last run; run again, then export"
-        ) from error
+    missing = [path for path in table["path"] if not Path(local_path(path)).is_file()]
+    if missing:
+        raise InputError(f"{missing[0]}: went away since the last run; run again, then export")
+    if form == "imagefolder":
+        _copy_images(table, out)
+    else:
+        _write_shards(table, out, current_labels(store).label_set.names)
 
 
 def _for_csv(table: pl.DataFrame) -> pl.DataFrame:
@@ -139,7 +138,7 @@ def _tasks(table: pl.DataFrame) -> list[dict[str, object]]:
     """Tasks in Label Studio's import format, labels as predictions of one choice."""
     return [
         {
-            "data": {"image": f"/data/local-files/?d={quote(row['path'].lstrip('/'))}"},
+            "data": {"image": f"/data/local-files/?d={_quoted(row['path'])}"},
             "predictions": [
                 {
                     "model_version": "pseudolabel",
@@ -157,6 +156,10 @@ def _tasks(table: pl.DataFrame) -> list[dict[str, object]]:
         }
         for row in table.iter_rows(named=True)
     ]
+
+
+def _quoted(path: str) -> str:
+    return quote(os.fsencode(local_path(path)).lstrip(b"/"))
 
 
 def _copy_images(table: pl.DataFrame, out: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.arrays import Floats
 from pipeline.catalog import present_images
-from pipeline.clip.encoder import ImageEncoder
+from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.identity import digest
 from pipeline.label_set import LabelSet

@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from pipeline.arrays import Floats
-from pipeline.clip.encoder import ImageEncoder
+from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.identity import digest
 from pipeline.images.sources import local_path, path_text, whole_path
@@ -55,8 +55,6 @@ def side_vectors(
     else:
         given = _read_csv(Path(kind))
         texts = [given.get(path) or given.get(PurePath(path).name) or "" for path in paths]
-        if not any(texts):
-            raise InputError(f"side text {kind}: none of its paths is that of an image here")
     words = [word for entry in label_set.classes for word in (entry.name, *entry.aliases)]
     masked = [without(text, words) for text in texts]
     distinct = sorted(set(masked) - {""})

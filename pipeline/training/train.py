@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pipeline.arrays import Floats, Ints
 from pipeline.catalog import present_images
-from pipeline.clip.encoder import ImageEncoder
+from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
@@ -81,6 +81,8 @@ def train(
     rows = _gather(store)
     label_set = current_labels(store).label_set
     side = side_vectors(store, side_text, rows.frame["path"].to_list(), label_set, encoder)
+    if side.shape[1] and not side.any():
+        raise InputError(f"side text {side_text}: no image here has any; is it of these images?")
     kept = rows.frame.filter("kept")
     classes = [name for name in label_set.names if name in set(kept["label"])]
     training, validation = (_samples(rows, side, classes, split) for split in ("train", "valid"))
