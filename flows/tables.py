@@ -25,6 +25,9 @@ def show_nothing_new(config: Config, found: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json({"nothing_new": True, "known": found.known, "waiting": found.waiting})
         return
+    if not found.known and not found.waiting:
+        out.print(f"No files in {', '.join(config.sources)}: nothing to do.", style="bold")
+        return
     out.print(f"Nothing new: all {found.known} files are known to {config.store}.", style="bold")
     if found.waiting:
         out.print(

@@ -22,7 +22,7 @@ TINY = f"local-dir:{DATA / 'models/tiny-clip'}"
 SHARED = ROOT.parent / "shared/data"  # real photos; not part of the repository
 
 
-def demo_config(store: Path, **sections: dict[str, object]) -> Config:
+def demo_config(store: Path, **sections: object) -> Config:
     """Return the config of `pseudolabel demo`, in fp32 so that numbers are exact."""
     values: dict[str, object] = {
         "store": str(store),

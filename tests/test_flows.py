@@ -160,6 +160,14 @@ def test_a_second_drop_is_added_and_a_removed_file_leaves(tmp_path: Path) -> Non
     assert len(list(store.glob("runs/*"))) == 2
 
 
+def test_a_store_within_its_source_is_not_taken_for_images(tmp_path: Path) -> None:
+    shutil.copytree(DATA / "images/food/kiwi", tmp_path / "in/kiwi")
+    config = demo_config(tmp_path / "in/store", sources=[str(tmp_path / "in")])
+    assert run_plain(config).scan.listed == 12
+    assert (tmp_path / "in/store/runs").is_dir()  # with a contact sheet in it
+    assert not plan(config).any
+
+
 def test_young_files_wait_for_the_next_run(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()

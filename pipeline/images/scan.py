@@ -73,7 +73,7 @@ def find_changes(
     Raises:
         InputError: a source cannot be listed.
     """
-    listing = list_sources(sources)
+    listing = list_sources(sources, leave_out=store.root)
     known = current_files(store, ["path", "source", "bytes", "mtime", "status"])
     return compare(
         listing,

@@ -36,8 +36,12 @@ class Found:
     problem: str | None = None
 
 
-def list_sources(sources: tuple[str, ...]) -> pl.DataFrame:
+def list_sources(sources: tuple[str, ...], *, leave_out: Path | None = None) -> pl.DataFrame:
     """List every file below the sources, hidden ones (with a leading dot) left out.
+
+    Args:
+        sources: folders.
+        leave_out: a folder that is not looked into: a store that lies in a source.
 
     Returns:
         Columns as in LISTING, one row per path, sorted by path.
@@ -45,7 +49,7 @@ def list_sources(sources: tuple[str, ...]) -> pl.DataFrame:
     Raises:
         InputError: a source is missing, no folder, or of a kind that is not read.
     """
-    rows = [found for source in sources for found in _list_folder(source)]
+    rows = [found for source in sources for found in _list_folder(source, leave_out)]
     columns = {
         name: pl.Series(name, [getattr(row, name) for row in rows], dtype=dtype)
         for name, dtype in LISTING.items()
@@ -97,11 +101,14 @@ def local_path(text: str) -> str:
     return text
 
 
-def _list_folder(source: str) -> Iterator[Found]:
+def _list_folder(source: str, leave_out: Path | None) -> Iterator[Found]:
     root = source_root(source)
     source = path_text(root)
     status = Path(root).stat()
     waiting, seen = [root], {(status.st_dev, status.st_ino)}
+    if leave_out is not None:
+        status = leave_out.stat()
+        seen.add((status.st_dev, status.st_ino))
     while waiting:
         folder = waiting.pop()
         try:
