@@ -102,6 +102,7 @@ def search(
     from flows.console import print_json, show, table
     from flows.settings import resolve
     from pipeline.errors import InputError
+    from pipeline.search.index import load_index
     from pipeline.search.queries import Filters, find_similar
     from pipeline.store import open_store
 
@@ -110,6 +111,7 @@ def search(
     given = {"store": store, "encoder.model": model, "encoder.device": device}
     resolved = resolve(config, given, assignments)
     opened = open_store(resolved.store)
+    load_index(opened)  # a store without one is told before a model is loaded for nothing
     files = _read([image]) if image is not None else {}
     encoder = stages.encoder(resolved)
     opened.require(encoder.identity)
