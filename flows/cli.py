@@ -1,5 +1,6 @@
 """`pseudolabel`: the command line. Exit codes: 0 done, 1 failed, 2 bad input, 3 store is busy."""
 
+import io
 import sys
 
 import typer
@@ -27,11 +28,16 @@ def main() -> None:
     from flows.quiet import quiet_libraries
 
     quiet_libraries()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except PseudolabelError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_exit_code(error))
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _exit_code(error: PseudolabelError) -> int:

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows import stages
@@ -53,6 +54,8 @@ def run_and_show(
     """Run one drop where there is anything to do, and show what came of it."""
     from flows import tables
 
+    if truth and not Path(truth).expanduser().exists():
+        raise InputError(f"truth {truth}: no such file or folder")
     found = plan(config, retry_failed=retry_failed)
     if not found.any:
         tables.show_nothing_new(config, found, as_json=as_json)
@@ -91,9 +94,17 @@ def train(config: Config, *, plain: bool, truth: str | None, wait: bool) -> "Tra
 def serve(config: Config, *, every: float | None, cron: str | None) -> None:
     """Serve the flow until stopped."""
     quiet_prefect("INFO")
+    stages.label_set(config)
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise InputError(
+            "serve needs a Prefect server that stays: run `prefect server start`, then set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    _start_prefect()
     from flows.schedule import serve as serve_flow
 
-    stages.label_set(config)
     notes.print(f"serving {', '.join(config.sources)} into {config.store}; Ctrl-C stops")
     serve_flow(config, every=every, cron=cron)
 

@@ -37,7 +37,7 @@ def resolve(
         _put(values, key.strip(), _parse(key.strip(), text.strip()))
     config = make_config(values)
     if "model" not in values.get("encoder", {}):
-        known = Store(Path(config.store)).get_json("store.json").get("model")
+        known = Store(Path(config.store).expanduser()).get_json("store.json").get("model")
         if known:  # the store's own model need not be named again
             _put(values, "encoder.model", known)
             config = make_config(values)

@@ -8,7 +8,7 @@ import polars as pl
 from flows.console import out, percent, print_json, show, table
 from flows.drop import DropSummary
 from flows.plan import Plan
-from pipeline.catalog import current_files
+from pipeline.catalog import current_files, present_images
 from pipeline.config import Config
 from pipeline.store import open_store
 from pipeline.training.selection import SelectSummary
@@ -44,7 +44,7 @@ def show_drop(config: Config, summary: DropSummary, truth: str | None) -> None:
     out.print(
         f"\n{scan.new} new, {scan.changed} changed, {scan.gone} gone: "
         f"{embed.embedded} images embedded, {embed.known} known already, "
-        f"{embed.unreadable} unreadable, {embed.ignored} no images"
+        f"{embed.unreadable + scan.unopenable} unreadable, {embed.ignored} no images"
         + (f", {scan.waiting} waiting for the next run" if scan.waiting else ""),
         style="bold",
     )
@@ -138,7 +138,8 @@ def _show_labels(config: Config) -> None:
 
     store = open_store(config.store)
     run = current_labels(store)
-    labels = store.read(run.table, ["label", "score"])
+    labels = store.read(run.table, ["image_id", "label", "score"]).unique("image_id")
+    labels = labels.join(present_images(store), on="image_id", how="semi")
     counts = labels.group_by("label").agg(pl.len().alias("n"), pl.col("score").mean())
     shown = table("label", "images", "mean score", right=("images", "mean score"))
     for label, count, score in counts.sort("n", "label", descending=[True, False]).iter_rows():

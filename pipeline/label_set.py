@@ -43,7 +43,7 @@ class LabelSet(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=64)  # a folder's
     templates: tuple[str, ...] = Field((DEFAULT_TEMPLATE,), min_length=1)
     reject: tuple[str, ...] = ()  # whole prompts for "none of these"
     classes: tuple[ClassSpec, ...]
@@ -127,7 +127,8 @@ def load_label_set(given: str, templates: tuple[str, ...] = ()) -> LabelSet:
         if not Path(given).is_file():
             raise InputError(f'label set {given}: no such file; or name the labels: "dog,cat,car"')
         where, fields = given, {**read_toml(Path(given)), **replaced}
-        fields.setdefault("name", Path(given).stem)
+        stem = re.sub(r"[^A-Za-z0-9 _-]+", "-", Path(given).stem).strip("-_ ")
+        fields.setdefault("name", stem[:64] or "labels")
     else:
         where = f"labels {given!r}"
         names = [name.strip() for name in given.split(",")]

@@ -187,7 +187,7 @@ def open_store(location: str) -> Store:
         InputError: there is none at `location`.
         StoreError: a newer version of this program wrote it.
     """
-    root = Path(location)
+    root = Path(location).expanduser()
     if not (root / "store.json").is_file():
         raise InputError(f"{location}: no store here; `pseudolabel run` makes one")
     store = Store(root)
@@ -203,7 +203,7 @@ def create_store(location: str) -> Store:
     Raises:
         InputError: something else is there.
     """
-    root = Path(location)
+    root = Path(location).expanduser()
     if root.exists() and not (root / "store.json").exists():
         if not root.is_dir():
             raise InputError(f"{location}: is a file; a store is a folder")

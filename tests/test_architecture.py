@@ -30,7 +30,7 @@ HOMES = {
     "faiss": ["pipeline.search"],
     "sklearn": ["pipeline.training"],
     "PIL": ["pipeline.images", "pipeline.clip", "pipeline.reports"],
-    "pydantic": ["pipeline.config", "pipeline.label_set", "pipeline.validation"],
+    "pydantic": ["pipeline.config", "pipeline.label_set", "pipeline.validation", "flows.schedule"],
 }
 PRINTERS = {"flows"}
 

@@ -106,6 +106,7 @@ def test_a_template_changes_the_question(command: Command) -> None:
         (("status", "--store", "nowhere"), "nowhere: no store here"),
         (("search", "--store", "nowhere"), "give either an image file or --text"),
         (("serve",), "give either --every SECONDS or --cron"),
+        (("run", str(DATA), "--labels", "a,b", "--truth", "no.csv"), "truth no.csv: no such file"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_code_2(

@@ -114,6 +114,12 @@ def test_weights_decide_whom_to_believe() -> None:
     assert accuracy(fitted.head, blobs(300, 2)) == 1.0
 
 
+def test_a_training_that_diverges_is_told_and_saves_nothing() -> None:
+    with pytest.raises(InputError, match="training diverged"):
+        settings = replace(SETTINGS, learning_rate=1e30, max_epochs=5)
+        fit_mlp(blobs(60, 0), blobs(15, 1), classes=3, settings=settings)
+
+
 def test_the_logistic_baseline_is_scikit_learns_at_the_papers_strength() -> None:
     samples = blobs(90, 0)
     expected = LogisticRegression(C=0.316, max_iter=1000).fit(samples.images, samples.labels)

@@ -37,9 +37,13 @@ def evaluate(
 def export(
     destination: Annotated[Path, typer.Argument(help="File or folder to write.", metavar="OUT")],
     form: Annotated[
-        str,
-        typer.Option("--format", help="parquet, csv, imagefolder, webdataset or label-studio."),
-    ] = "parquet",
+        str | None,
+        typer.Option(
+            "--format",
+            help="parquet, csv, imagefolder, webdataset or label-studio "
+            "[default: csv for a name in .csv, else parquet].",
+        ),
+    ] = None,
     store: StoreFolder = None,
     selected: Annotated[bool, typer.Option("--selected", help="Only the selection.")] = False,
     config: ConfigFile = None,
@@ -54,6 +58,7 @@ def export(
 
     resolved = resolve(config, {"store": store}, assignments)
     opened = open_store(resolved.store)
+    form = form or ("csv" if destination.suffix.lower() == ".csv" else "parquet")
     summary = export_store(opened, destination, form, selected_only=selected)
     if as_json:
         print_json(summary)

@@ -45,6 +45,7 @@ class ScanSummary:
     changed: int
     gone: int
     waiting: int
+    unopenable: int  # recorded as unreadable by the scan itself: broken links, pipes ...
     shards: int
 
     @property
@@ -180,6 +181,7 @@ def record_changes(
         changed=changes.changed,
         gone=len(changes.gone),
         waiting=changes.waiting,
+        unopenable=len(changes.problems),
         shards=-(-len(plan) // shard_rows),
     )
 

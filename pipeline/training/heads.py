@@ -3,6 +3,7 @@
 Shapes: N samples, D image dimensions, S side dimensions (0: image alone), C classes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipeline.arrays import Floats, Ints
+from pipeline.errors import InputError
 
 CLIP_PAPER_C = 0.316  # of logistic regression in the examples of Radford et al. 2021
 
@@ -102,6 +104,9 @@ def fit_mlp(train: Samples, valid: Samples, *, classes: int, settings: MlpSettin
         valid: the samples that decide when to stop.
         classes: C.
         settings: all else; the same settings and samples give the same weights.
+
+    Raises:
+        InputError: no epoch ended with a finite loss.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -133,6 +138,10 @@ def fit_mlp(train: Samples, valid: Samples, *, classes: int, settings: MlpSettin
                 best = {name: tensor.clone() for name, tensor in head.state_dict().items()}
             elif epoch - best_epoch >= settings.patience:
                 break
+        if not math.isfinite(best_loss):
+            raise InputError(
+                "training diverged: no epoch had a finite loss; lower train.learning_rate"
+            )
         head.load_state_dict(best)
     return Fitted(head, epochs, best_epoch)
 
