@@ -20,7 +20,13 @@ from pipeline.images.scan import (
     record_changes,
 )
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
-from pipeline.labels.labelling import LabelSummary, current_labels, missing_parts, run_table
+from pipeline.labels.labelling import (
+    LabelSummary,
+    current_labels,
+    current_table,
+    missing_parts,
+    run_table,
+)
 from pipeline.search import index as search_index
 from pipeline.store import Store, create_store, open_store
 from pipeline.training import freshness, selection
@@ -90,9 +96,8 @@ def stale_stages(config: Config) -> list[str]:
     table = run_table(
         identity, label_set(config), top_k=asked.top_k, abstain_below=asked.abstain_below
     )
-    current = store.get_json("labels/current.json").get("table")
     stale = []
-    if current != table or missing_parts(store, table):
+    if current_table(store) != table or missing_parts(store, table):
         stale.append("label")
     if not search_index.is_current(store):
         stale.append("index")
@@ -209,7 +214,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
 
     store = open_store(config.store)
     sheet = None
-    if store.get_json("labels/current.json"):
+    if current_table(store) is not None:
         png = contact_sheet(store)
         if png is not None:
             sheet = f"runs/{run_id}/contact-sheet.png"

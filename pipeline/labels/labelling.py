@@ -14,7 +14,7 @@ from pipeline.arrays import Floats
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
-from pipeline.labels.scoring import Votes, score, vote
+from pipeline.labels.scoring import Votes, score_labels, vote
 from pipeline.store import Store
 from pipeline.tables import LABELS
 from pipeline.vectors import read_vectors
@@ -89,6 +89,12 @@ def missing_parts(store: Store, table: str) -> list[str]:
     return [part for part in store.parts("embeddings") if part not in done]
 
 
+def current_table(store: Store) -> str | None:
+    """Return the table of the label run in force; None before the first."""
+    table = store.get_json(_CURRENT).get("table")
+    return None if table is None else str(table)
+
+
 def current_labels(store: Store) -> LabelRun:
     """Return the label run in force.
 
@@ -113,13 +119,7 @@ def _label_rows(
     block = max(256, _BLOCK_BYTES // (4 * width))
     tables = []
     for at in range(0, len(images), block):
-        scores = score(
-            images[at : at + block],
-            vectors.classes,
-            scale=identity.logit_scale,
-            bias=identity.logit_bias,
-            rejects=vectors.rejects,
-        )
+        scores = score_labels(images[at : at + block], vectors, identity)
         votes = vote(scores, top_k=run.top_k, abstain_below=run.abstain_below)
         reasons = _reasons(votes, run)
         names = run.label_set.names

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.arrays import Floats, Ints, require_unit_rows
+from pipeline.identity import EncoderIdentity
+from pipeline.label_set import LabelVectors
 from pipeline.tables import ABSTAIN
 
 
@@ -90,6 +92,21 @@ def score(
         classes=probabilities[:, : len(classes)],
         rejects=probabilities[:, len(classes) :],
         unknown=unknown,
+    )
+
+
+def score_labels(images: Floats, vectors: LabelVectors, identity: EncoderIdentity) -> Scores:
+    """Score (N, D) images against a label set's vectors, with their encoder's own scale and bias.
+
+    Raises:
+        ValueError: as `score`.
+    """
+    return score(
+        images,
+        vectors.classes,
+        scale=identity.logit_scale,
+        bias=identity.logit_bias,
+        rejects=vectors.rejects,
     )
 
 

@@ -27,6 +27,8 @@ from pipeline.training.selection import TABLE
 from pipeline.training.side_text import side_vectors
 from pipeline.vectors import iterate_vectors
 
+ZERO_SHOT = "zero-shot labels"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -89,7 +91,7 @@ def train(
     fitted = fit_mlp(training, validation, classes=len(classes), settings=settings)
     logistic = fit_logistic(training)
     answers = {
-        "zero-shot labels": rows.frame["top_label"].to_numpy(),
+        ZERO_SHOT: rows.frame["top_label"].to_numpy(),
         "logistic regression": _named(logistic, rows.vectors, classes),
         "MLP": np.array(classes)[fitted.head.predict_proba(rows.vectors, side).argmax(axis=1)],
     }
@@ -179,7 +181,7 @@ def _compare(
         Comparison(
             method=method,
             # The zero-shot labels are the pseudo-labels: agreeing with themselves says nothing.
-            agreement=None if method.startswith("zero") else _share(said, pseudo, valid),
+            agreement=None if method == ZERO_SHOT else _share(said, pseudo, valid),
             accuracy=_share(said, right, has_truth),
             accuracy_unseen=_share(said, right, unseen),
         )
