@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from flows.commands import query, report, run
+from flows.commands import query, report, run, upkeep
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ for command in (
     *(run.demo, run.init, run.run, run.select, run.train, run.serve),
     *(query.classify, query.search, query.predict),
     *(report.evaluate, report.export, report.status),
+    *(upkeep.verify, upkeep.compact),
 ):
     app.command()(command)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from flows import stages
+from flows import resources, stages
 from flows.console import notes, out, print_json, progress_shown
 from flows.drop import Options, process_drop, train_head
 from flows.plan import plan
@@ -16,7 +16,7 @@ from flows.progress import listener
 from flows.quiet import quiet_prefect
 from flows.runners import PlainTasks
 from pipeline.config import Config
-from pipeline.errors import InputError, PseudolabelError
+from pipeline.errors import DamagedFileError, InputError, PseudolabelError
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -54,15 +54,19 @@ def run_and_show(
     """Run one drop where there is anything to do, and show what came of it."""
     from flows import tables
 
-    if truth and not Path(truth).expanduser().exists():
+    if truth and "://" not in truth and not Path(truth).expanduser().exists():
         raise InputError(f"truth {truth}: no such file or folder")
-    found = plan(config, retry_failed=retry_failed)
-    if not found.any:
+    try:
+        found = plan(config, retry_failed=retry_failed)
+    except DamagedFileError as damage:
+        notes.print(f"{damage.name} is damaged ({damage.why}): it is set aside and made again")
+        found = None
+    if found is not None and not found.any:
         tables.show_nothing_new(config, found, as_json=as_json)
         return
     options = Options(truth=truth, retry_failed=retry_failed, wait=wait)
     with progress_shown("load model"), _prefect(plain=plain) as ready:
-        if found.to_read:
+        if found is None or found.to_read:
             stages.claim(config)  # a wrong model is told before Prefect is waited for
         if plain:
             summary = process_drop(config, PlainTasks(), options)
@@ -94,7 +98,7 @@ def train(config: Config, *, plain: bool, truth: str | None, wait: bool) -> "Tra
 def serve(config: Config, *, every: float | None, cron: str | None) -> None:
     """Serve the flow until stopped."""
     quiet_prefect("INFO")
-    stages.label_set(config)
+    resources.label_set(config)
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():

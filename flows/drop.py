@@ -5,19 +5,23 @@ Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows import stages
 from flows.progress import listener
 from flows.runners import Tasks
+from pipeline.compaction import CompactSummary
 from pipeline.config import Config
-from pipeline.images.scan import ScanSummary
+from pipeline.errors import DamagedFileError
+from pipeline.images.scan import ScanSummary, discard_plans, together
 from pipeline.labels.labelling import LabelSummary
-from pipeline.locking import writer_lock
+from pipeline.locking import Check, writer_lock
+from pipeline.opening import create_store, open_store
+from pipeline.repair import set_aside
 from pipeline.search.index import IndexSummary
-from pipeline.store import create_store, open_store
 from pipeline.training import freshness
 from pipeline.training.selection import SelectSummary
 
@@ -51,6 +55,7 @@ class EmbedTotals:
     known: int
     unreadable: int
     ignored: int
+    waiting: int  # changed while they were read
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class DropSummary:
     select: SelectSummary | None = None
     train: "TrainSummary | None" = None
     not_trained: str | None = None  # the reason, where `train` is null
+    compact: CompactSummary | None = None  # null: there were not too many parts
     report: stages.ReportSummary | None = None  # null: there was nothing to do
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
@@ -72,44 +78,77 @@ class DropSummary:
 def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
     """Take one drop through every stage; a stage with nothing to do costs next to nothing.
 
+    A damaged file of the store is set aside, and the drop is taken again from the start: what was
+    committed is not done twice.
+
     Raises:
         InputError: bad sources, label set, model or truth.
         StoreBusyError: another writer holds the store.
     """
     store = create_store(config.store)
+    set_aside_already: set[str] = set()
+    taken: list[tuple[ScanSummary, EmbedTotals]] = []
+    with writer_lock(store, wait=options.wait) as check_lock:
+        discard_plans(store)  # an interrupted run may have left one
+        while True:
+            try:
+                return _take_drop(config, tasks, options, check_lock, taken)
+            except DamagedFileError as damage:
+                if damage.name in set_aside_already:
+                    raise
+                set_aside_already.add(damage.name)
+                done = set_aside(store, damage.name, now=datetime.now(UTC))
+                logger.warning("%s is damaged (%s): %s", damage.name, damage.why, done)
+
+
+def _take_drop(
+    config: Config,
+    tasks: Tasks,
+    options: Options,
+    check_lock: Check,
+    taken: list[tuple[ScanSummary, EmbedTotals]],
+) -> DropSummary:
+    """Take the drop once; `taken` tells what was scanned and embedded, by attempts before too."""
+    store = open_store(config.store)
     seconds: dict[str, float] = {}
 
     def run(name: str, step: Callable[..., R], *args: Any) -> R:
+        check_lock()
         listener.get().stage(name)
         with _timed(seconds, name):
             summary = tasks.run(name, step, *args)
         logger.info("%s: %s", name, summary)
         return summary
 
-    with writer_lock(store, wait=options.wait):
-        scan = run("scan", stages.scan, config, options.retry_failed)
-        listener.get().stage("embed", scan.new + scan.changed)
-        with _timed(seconds, "embed"):
-            shards = tasks.each(
-                "embed", lambda shard: stages.embed(config, scan.run_id, shard), range(scan.shards)
-            )
-        stages.finish_embedding(config, scan.run_id)
-        drop = DropSummary(scan.run_id, scan, _totals(shards), seconds=seconds)
-        if scan.nothing_new and not stages.stale_stages(config):
-            logger.info("nothing new")
-            return drop
-        if store.parts("embeddings"):
-            drop = replace(
-                drop,
-                label=run("label", stages.label, config),
-                index=run("index", stages.index, config),
-                select=run("select", stages.select, config),
-            )
-        reason = _why_not_train(config, has_selection=drop.select is not None)
-        trained = None if reason else run("train", stages.train, config, options.truth)
-        drop = replace(drop, train=trained, not_trained=reason)
-        report = run("report", stages.report, config, scan.run_id, asdict(drop))
-        return replace(drop, report=report)
+    def embed(shard: int) -> "EmbedSummary":
+        check_lock()
+        return stages.embed(config, scan.run_id, shard)
+
+    scan = run("scan", stages.scan, config, options.retry_failed)
+    listener.get().stage("embed", scan.new + scan.changed)
+    with _timed(seconds, "embed"):
+        shards = tasks.each("embed", embed, range(scan.shards))
+    stages.finish_embedding(config, scan.run_id)
+    taken.append((scan, _totals(shards)))
+    scans, totals = zip(*taken, strict=True)
+    drop = DropSummary(scan.run_id, together(scans), _totals(totals), seconds=seconds)
+    if scan.nothing_new and not stages.stale_stages(config):
+        logger.info("nothing new")
+        return drop
+    if store.parts("embeddings"):
+        drop = replace(
+            drop,
+            label=run("label", stages.label, config),
+            index=run("index", stages.index, config),
+            select=run("select", stages.select, config),
+        )
+    reason = _why_not_train(config, has_selection=drop.select is not None)
+    trained = None if reason else run("train", stages.train, config, options.truth)
+    if stages.too_many_parts(config):
+        drop = replace(drop, compact=run("compact", stages.compact, config))
+    drop = replace(drop, train=trained, not_trained=reason)
+    report = run("report", stages.report, config, scan.run_id, asdict(drop))
+    return replace(drop, report=report)
 
 
 def train_head(config: Config, tasks: Tasks, options: Options) -> "TrainSummary":
@@ -135,9 +174,9 @@ def _why_not_train(config: Config, *, has_selection: bool) -> str | None:
     return "the selection has not changed" if stages.head_is_current(config) else None
 
 
-def _totals(shards: "list[EmbedSummary]") -> EmbedTotals:
-    names = ("files", "embedded", "known", "unreadable", "ignored")
-    return EmbedTotals(**{name: sum(getattr(shard, name) for shard in shards) for name in names})
+def _totals(parts: "Sequence[EmbedSummary | EmbedTotals]") -> EmbedTotals:
+    names = [each.name for each in fields(EmbedTotals)]
+    return EmbedTotals(**{name: sum(getattr(part, name) for part in parts) for name in names})
 
 
 class _timed:  # noqa: N801 - reads as a word in a with-statement

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from flows import stages
+from flows import resources, stages
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.images.sources import source_root
-from pipeline.store import create_store
+from pipeline.opening import peek_store
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ def plan(config: Config, *, retry_failed: bool = False) -> Plan:
     Raises:
         InputError: bad sources or label set.
     """
-    stages.label_set(config)
+    resources.label_set(config)
     if not config.sources:
         raise InputError("no source: name a folder, or set sources in the config file")
     for source in config.sources:
         source_root(source)
-    changes = stages.look(config, create_store(config.store), retry_failed=retry_failed)
+    changes = stages.look(config, peek_store(config.store), retry_failed=retry_failed)
     return Plan(
         to_read=len(changes.to_read),
         new=changes.new,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.config import Config, make_config, read_config_file
 from pipeline.errors import InputError
-from pipeline.store import Store
+from pipeline.opening import known_model
 
 DEFAULT_FILE = Path("pseudolabel.toml")
 
@@ -37,7 +37,7 @@ def resolve(
         _put(values, key.strip(), _parse(key.strip(), text.strip()))
     config = make_config(values)
     if "model" not in values.get("encoder", {}):
-        known = Store(Path(config.store).expanduser()).get_json("store.json").get("model")
+        known = known_model(config.store)
         if known:  # the store's own model need not be named again
             _put(values, "encoder.model", known)
             config = make_config(values)

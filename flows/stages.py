@@ -3,23 +3,25 @@
 They take and return names and summaries, never arrays, so that they can run as tasks anywhere.
 """
 
-import threading
+import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.progress import listener
+from flows.resources import decoders, encoder, label_set
+from pipeline.compaction import CompactSummary, small_parts
+from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
 from pipeline.images.scan import (
     Changes,
     ScanSummary,
-    discard_plan,
+    discard_plans,
     find_changes,
-    new_run_id,
+    finish_tars,
     record_changes,
 )
-from pipeline.label_set import LabelSet, LabelVectors, load_label_set
 from pipeline.labels.labelling import (
     LabelSummary,
     current_labels,
@@ -27,17 +29,17 @@ from pipeline.labels.labelling import (
     missing_parts,
     run_table,
 )
+from pipeline.opening import create_store, open_store, peek_store
+from pipeline.runs import new_run_id
 from pipeline.search import index as search_index
-from pipeline.store import Store, create_store, open_store
+from pipeline.store import Store
 from pipeline.training import freshness, selection
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.embed import EmbedSummary
-    from pipeline.clip.encoder import Encoder
     from pipeline.training.train import TrainSummary
 
-_encoders: dict[tuple[str, str, str], "Encoder"] = {}
-_loading = threading.Lock()  # two threads must not load one model twice
+_REMOTE_READERS = 16  # an object takes long to come, and little of this machine meanwhile
 
 
 @dataclass(frozen=True)
@@ -46,33 +48,6 @@ class ReportSummary:
 
     summary: str
     contact_sheet: str | None
-
-
-def encoder(config: Config) -> "Encoder":
-    """Return the config's model, loaded once per process."""
-    from pipeline.clip.encoder import load_encoder
-
-    wanted = config.encoder
-    key = (wanted.model, wanted.device, wanted.precision)
-    with _loading:
-        if key not in _encoders:
-            _encoders[key] = load_encoder(
-                wanted.model, device=wanted.device, precision=wanted.precision
-            )
-        return _encoders[key]
-
-
-def label_set(config: Config) -> LabelSet:
-    """Return the config's label set."""
-    template = config.labels.template
-    return load_label_set(config.labels.label_set, (template,) if template else ())
-
-
-def label_vectors(config: Config) -> LabelVectors:
-    """Embed the config's label set, without a store to keep the vectors in."""
-    from pipeline.clip.prompts import embed_labels
-
-    return embed_labels(label_set(config), encoder(config))
 
 
 def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes:
@@ -88,7 +63,7 @@ def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes
 
 def stale_stages(config: Config) -> list[str]:
     """Name the stages after embedding whose results do not come from what the store holds now."""
-    store = open_store(config.store)
+    store = peek_store(config.store)
     identity = store.identity()
     if identity is None or not store.parts("embeddings"):
         return []
@@ -141,22 +116,43 @@ def embed(config: Config, run_id: str, shard: int) -> "EmbedSummary":
     from pipeline.clip.embed import embed_shard
 
     claim(config)
-    return embed_shard(
-        open_store(config.store),
-        run_id,
-        shard,
-        encoder(config),
-        now=datetime.now(UTC),
-        batch_size=config.encoder.batch_size,
-        max_pixels=config.scan.max_pixels,
-        threads=config.run.decode_threads,
-        on_progress=listener.get().advance,
-    )
+    workers = config.run.decode_workers or os.cpu_count() or 1
+    remote = any("://" in source for source in config.sources)
+    with decoders(config, encoder(config).fit, workers) as pool:
+        return embed_shard(
+            open_store(config.store),
+            run_id,
+            shard,
+            encoder(config),
+            decode=pool.decode,
+            now=datetime.now(UTC),
+            batch_size=config.encoder.batch_size,
+            threads=max(workers, _REMOTE_READERS) if remote else workers,
+            on_progress=listener.get().advance,
+        )
 
 
 def finish_embedding(config: Config, run_id: str) -> None:
-    """Clear away what only the shards of a run needed."""
-    discard_plan(open_store(config.store), run_id)
+    """Record the tars whose members were all read, and clear away what only the shards needed."""
+    store = open_store(config.store)
+    finish_tars(store, run_id)
+    discard_plans(store)
+
+
+def too_many_parts(config: Config) -> bool:
+    """Tell whether the store has more small parts than it should."""
+    limit, store = config.run.compact_after, open_store(config.store)
+    return limit > 0 and any(small_parts(store, t) > limit for t in ("files", "embeddings"))
+
+
+def compact(config: Config) -> CompactSummary:
+    """Merge small parts."""
+    store = open_store(config.store)
+    return compact_store(
+        store,
+        part_rows=config.run.part_rows,
+        on_progress=lambda parts: listener.get().advance(parts, 0),
+    )
 
 
 def label(config: Config) -> LabelSummary:
@@ -210,12 +206,13 @@ def train(config: Config, truth: str | None) -> "TrainSummary":
 
 def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:
     """Leave a run's summary and contact sheet in its folder."""
-    from pipeline.reports.contact_sheet import contact_sheet
+    from pipeline.reports.contact_sheet import THUMBNAIL, contact_sheet
 
     store = open_store(config.store)
     sheet = None
     if current_table(store) is not None:
-        png = contact_sheet(store)
+        with decoders(config, THUMBNAIL, os.cpu_count() or 1) as pool:
+            png = contact_sheet(store, decode=pool.decode)
         if png is not None:
             sheet = f"runs/{run_id}/contact-sheet.png"
             store.put(sheet, png)

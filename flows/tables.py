@@ -1,6 +1,5 @@
 """The summaries of runs and commands, as tables for a person or as JSON."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -10,11 +9,12 @@ from flows.drop import DropSummary
 from flows.plan import Plan
 from pipeline.catalog import current_files, present_images
 from pipeline.config import Config
-from pipeline.store import open_store
+from pipeline.opening import open_store
 from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
     from pipeline.reports.evaluate import Evaluation
+    from pipeline.reports.verify import VerifySummary
     from pipeline.training.train import TrainSummary
 
 _SHOWN_FAILURES = 10
@@ -41,11 +41,12 @@ def show_drop(config: Config, summary: DropSummary, truth: str | None) -> None:
     from pipeline.reports.evaluate import evaluate
 
     scan, embed = summary.scan, summary.embed
+    waiting = scan.waiting + embed.waiting
     out.print(
         f"\n{scan.new} new, {scan.changed} changed, {scan.gone} gone: "
         f"{embed.embedded} images embedded, {embed.known} known already, "
         f"{embed.unreadable + scan.unopenable} unreadable, {embed.ignored} no images"
-        + (f", {scan.waiting} waiting for the next run" if scan.waiting else ""),
+        + (f", {waiting} waiting for the next run" if waiting else ""),
         style="bold",
     )
     _show_failures(config, summary.run_id)
@@ -124,6 +125,24 @@ def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
         )
 
 
+def show_verification(summary: "VerifySummary", *, as_json: bool) -> None:
+    """Show what was checked, and each fault with what was done about it."""
+    if as_json:
+        print_json(summary)
+        return
+    checked = f"{summary.files} files ({summary.bytes / 1e6:.1f} MB), {summary.images} vectors"
+    if not summary.faults and not summary.lost:
+        out.print(f"sound: {checked} checked", style="bold")
+        return
+    if summary.faults:
+        shown = table("file", "fault", "what was done")
+        for fault in summary.faults:
+            shown.add_row(fault.file, fault.what, fault.done)
+        show(f"Faults, in {checked}", shown)
+    if summary.lost:
+        out.print(f"{summary.lost} files lack their vector; the next run reads them again")
+
+
 def _show_failures(config: Config, run_id: str) -> None:
     files = current_files(open_store(config.store), ["status", "reason", "run_id"])
     failed = files.filter((pl.col("status") == "unreadable") & (pl.col("run_id") == run_id))
@@ -148,25 +167,21 @@ def _show_labels(config: Config) -> None:
 
 
 def _show_places(config: Config, summary: DropSummary) -> None:
-    root = Path(config.store)
     if summary.report is None:
         return
     places = {
-        "tables (Parquet)": f"{root}/files, {root}/embeddings, {root}/{summary.label.table}"
-        if summary.label
-        else str(root / "files"),
-        "search index": root / "index" if summary.index else None,
-        "selection": root / "selections/default" if summary.select else None,
-        "trained head": root / summary.train.head if summary.train else None,
-        "contact sheet": root / summary.report.contact_sheet
-        if summary.report.contact_sheet
-        else None,
-        "run summary": root / summary.report.summary,
+        "search index": "index" if summary.index else None,
+        "selection": "selections/default" if summary.select else None,
+        "trained head": summary.train.head if summary.train else None,
+        "contact sheet": summary.report.contact_sheet,
+        "run summary": summary.report.summary,
     }
+    tables = ["files", "embeddings", summary.label.table] if summary.label else ["files"]
     shown = table("what", "where")
+    shown.add_row("tables (Parquet)", ", ".join(f"{config.store}/{name}" for name in tables))
     for what, where in places.items():
         if where:
-            shown.add_row(what, str(where))
+            shown.add_row(what, f"{config.store}/{where}")
     show("Everything is in", shown)
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     out.print(f"took {took}")

@@ -15,7 +15,12 @@ def current_files(store: Store, columns: list[str] | None = None) -> pl.DataFram
     if columns is not None:
         columns = ["path", *(name for name in columns if name != "path")]
     diary = store.read("files", columns)  # parts are named by time, so rows are in order of time
-    return diary.unique("path", keep="last", maintain_order=True)
+    return diary.filter(pl.col("path").is_last_distinct())  # `unique` would copy more
+
+
+def side_info(store: Store) -> pl.DataFrame:
+    """Return what is told of images beside their pixels, one row per path: SIDE_INFO."""
+    return store.read("side_info").unique("path", keep="last", maintain_order=True)
 
 
 def present_images(store: Store) -> pl.DataFrame:

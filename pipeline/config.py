@@ -44,10 +44,12 @@ class ScanConfig(Section):
         le=31_536_000,
         description="a file younger than this, in seconds, waits for the next run",
     )
+    decode_seconds: float = Field(
+        60, gt=0, description="a file that takes longer to decode is recorded as unreadable"
+    )
     max_pixels: int = Field(
         178_956_970,
         ge=1,
-        le=178_956_970,
         description="larger pictures are recorded as unreadable, not decoded",
     )
 
@@ -83,7 +85,9 @@ class TrainConfig(Section):
 
     every_run: bool = Field(True, description="train after each run that changed the selection")
     side_text: str = Field(
-        "none", description="none | file-name | a CSV file with the columns path and text"
+        "none",
+        description="none | file-name | shards (key.txt, key.json of tar members) | a CSV file "
+        "with the columns path and text",
     )
     hidden: int = Field(256, ge=1, description="width of the hidden layer")
     dropout: float = Field(0.3, ge=0, lt=1, description="0 to 1")
@@ -101,7 +105,13 @@ class RunConfig(Section):
 
     engine: Literal["local"] = Field("local", description="local")
     shard_rows: int = Field(8192, ge=1, description="images per task and per part")
-    decode_threads: int = Field(0, ge=0, description="0: one per core")
+    part_rows: int = Field(65_536, ge=1, description="rows of a part that `compact` makes, at most")
+    compact_after: int = Field(
+        64, ge=0, description="a run that leaves more small parts than this merges them; 0: never"
+    )
+    decode_workers: int = Field(
+        0, ge=0, description="processes that decode images; 0: one per core"
+    )
 
 
 class Config(Section):

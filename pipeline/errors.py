@@ -15,3 +15,19 @@ class StoreBusyError(PseudolabelError):
 
 class StoreError(PseudolabelError):
     """The store itself is damaged or of another format (exit code 1)."""
+
+
+class DamagedFileError(StoreError):
+    """A file of the store is not as it was written: cut short, or a bit flipped."""
+
+    def __init__(self, location: str, name: str, why: str) -> None:
+        """Name the store, the file in it and what is wrong with it."""
+        super().__init__(
+            f"{location}: {name} is damaged ({why}). `pseudolabel verify` sets it aside, and the "
+            "next `pseudolabel run` makes it again"
+        )
+        self.location, self.name, self.why = location, name, why
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Survive the way out of another process."""
+        return type(self), (self.location, self.name, self.why)

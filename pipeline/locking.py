@@ -1,7 +1,8 @@
 """One writer at a time: a lock that goes away with its process, and says who holds it.
 
-`flock` is released by the kernel when the holder dies, however it dies. It guards the processes of
-one host; what is written into the file is only for the message.
+On a local folder it is `flock`, which the kernel releases when the holder dies, however it dies; it
+guards the processes of one host, and what is written into the file is only for the message. On
+object storage it is a lease (`leases`).
 """
 
 import fcntl
@@ -9,18 +10,21 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipeline.errors import StoreBusyError
-from pipeline.store import LOCK, TEMPORARY, Store
+from pipeline.folder import LocalFolder
+from pipeline.store import LOCK, Store
 
+Check = Callable[[], None]  # raises StoreError when the lock was lost
 _POLL_SECONDS = 0.2
 
 
 @contextmanager
-def writer_lock(store: Store, *, wait: bool = False) -> Iterator[None]:
+def writer_lock(store: Store, *, wait: bool = False) -> Iterator[Check]:
     """Hold the store's only write lock for the length of a `with` block.
 
     What an interrupted writer left half-written is swept as soon as the lock is held.
@@ -29,14 +33,31 @@ def writer_lock(store: Store, *, wait: bool = False) -> Iterator[None]:
         store: the store to write to.
         wait: wait for the present holder instead of giving up.
 
+    Yields:
+        A function to be called between steps: it raises StoreError when the lock was lost.
+
     Raises:
         StoreBusyError: another process holds it and `wait` is off; names host, process and time.
     """
-    with (store.root / LOCK).open("a+") as file:
+    if isinstance(store.folder, LocalFolder):
+        with _file_lock(store.folder.root, wait=wait):
+            store.folder.sweep()
+            yield _never_lost
+    else:
+        from pipeline.leases import lease
+
+        with lease(store.folder, wait=wait) as check:
+            store.folder.sweep()
+            yield check
+
+
+@contextmanager
+def _file_lock(root: Path, *, wait: bool) -> Iterator[None]:
+    with (root / LOCK).open("a+") as file:
         while not _try_lock(file.fileno()):
             if not wait:
                 file.seek(0)
-                raise StoreBusyError(_busy(store, file.read()))
+                raise StoreBusyError(_busy(root, file.read()))
             time.sleep(_POLL_SECONDS)
         owner = {
             "host": socket.gethostname(),
@@ -46,9 +67,11 @@ def writer_lock(store: Store, *, wait: bool = False) -> Iterator[None]:
         file.truncate(0)
         file.write(json.dumps(owner))
         file.flush()
-        for leftover in store.root.rglob(f"{TEMPORARY}*"):
-            leftover.unlink(missing_ok=True)
         yield
+
+
+def _never_lost() -> None:
+    """The kernel keeps a file's lock as long as the process lives."""
 
 
 def _try_lock(descriptor: int) -> bool:
@@ -59,10 +82,10 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _busy(store: Store, written: str) -> str:
+def _busy(root: Path, written: str) -> str:
     try:
         owner = json.loads(written)
         who = f"process {owner['pid']} on {owner['host']} since {owner['since']}"
     except (ValueError, KeyError):  # the holder has not yet written its name
         who = "another process"
-    return f"{store.root} is being written by {who}; try again later, or add --wait"
+    return f"{root} is being written by {who}; try again later, or add --wait"

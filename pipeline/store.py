@@ -1,46 +1,61 @@
-"""One folder that holds every table, index and model of one encoder.
+"""One place that holds every table, index and model of one encoder: a folder or a bucket's prefix.
 
-A file of the store is complete or absent: it is written to a temporary name in the same folder,
-flushed to the disk and renamed. A part carries in its own metadata the fingerprint of what made it,
-so that data and "done" marker are one file. `Store` knows tables, not stages.
+A part carries in its own metadata the fingerprint of what made it, so that data and "done" marker
+are one file. What is read is checked: a file that is not as it was written raises
+DamagedFileError, which names it. `Store` knows tables, not stages.
 """
 
 import json
-import os
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from pipeline.errors import InputError, StoreError
+from pipeline import parts as part_files
+from pipeline.errors import DamagedFileError, InputError, StoreError
+from pipeline.folder import Folder, LocalFolder
 from pipeline.identity import EncoderIdentity, difference, digest
 from pipeline.tables import schema_of
 
-FORMAT = 1
+R = TypeVar("R")
+
+FORMAT = 2
 LOCK = ".lock"
-TEMPORARY = ".tmp-"
-_FINGERPRINT = b"pseudolabel.fingerprint"
+IDENTITY = "store.json"
+CHECK = "check"
+_FINGERPRINT = "pseudolabel.fingerprint"
+STORE = "pseudolabel.store"  # every part says whose it is
+_ATTEMPTS = 5  # of a reader whose parts are being merged meanwhile
+_READERS = 8
 
 
 class Store:
-    """A store in a local folder; `root` holds the folder's path."""
+    """The tables and files of one encoder."""
 
-    def __init__(self, root: Path) -> None:
-        """Use `open_store` or `create_store`, which check what is there."""
-        self.root = root
+    def __init__(self, folder: Folder) -> None:
+        """Use `open_store` or `create_store`, which check what is there first."""
+        self.folder = folder
+        self.location = folder.location
+        self._identity: EncoderIdentity | None = None
+
+    @property
+    def local(self) -> Path | None:
+        """The store's folder, where it is one of this machine."""
+        return self.folder.root if isinstance(self.folder, LocalFolder) else None
 
     # -- identity ------------------------------------------------------------------------------
 
     def identity(self) -> EncoderIdentity | None:
         """Return the encoder whose embeddings the store holds; None before the first."""
-        encoder = self.get_json("store.json").get("encoder")
-        return EncoderIdentity(**encoder) if isinstance(encoder, dict) else None
+        if self._identity is None:  # once claimed it never changes
+            encoder = self.get_json(IDENTITY).get("encoder")
+            self._identity = EncoderIdentity(**encoder) if isinstance(encoder, dict) else None
+        return self._identity
 
     def claim(self, encoder: EncoderIdentity, model: str = "") -> None:
         """Record the encoder, or refuse to mix it with another one.
@@ -50,71 +65,61 @@ class Store:
             model: the name that loads it, kept so that a query need not repeat it.
 
         Raises:
-            InputError: as `require`.
+            InputError: the store holds embeddings of another encoder; both are named.
         """
         if self.identity() is None:
             content = {"format": FORMAT, "encoder": asdict(encoder), "model": model}
-            self.put_json("store.json", content)
+            self.put_json(IDENTITY, content)
         self.require(encoder)
 
     def require(self, encoder: EncoderIdentity) -> None:
-        """Refuse an encoder whose vectors cannot be compared with the store's.
-
-        Raises:
-            InputError: the store holds embeddings of another encoder; both are named.
-        """
+        """Raise InputError over an encoder whose vectors the store's cannot be compared with."""
         held = self.identity()
         if held is not None and held != encoder:
             raise InputError(
-                f"{self.root} holds embeddings of {held}, but this run uses {encoder}: vectors of "
-                f"two encoders cannot be compared ({difference(held, encoder)}). "
+                f"{self.location} holds embeddings of {held}, but this run uses {encoder}: vectors "
+                f"of two encoders cannot be compared ({difference(held, encoder)}). "
                 "Use that model, or another store."
             )
 
     # -- parts ---------------------------------------------------------------------------------
 
     def parts(self, table: str) -> list[str]:
-        """Return the names of a table's parts, oldest first."""
-        folder = self.root / table
-        if not folder.is_dir():
-            return []
-        return sorted(
-            f.stem
-            for f in folder.iterdir()
-            if f.suffix == ".parquet" and not f.name.startswith(TEMPORARY)
-        )
+        """Return the names of a table's parts, oldest first, without those merged into another."""
+        return part_files.in_force(self.all_parts(table))
+
+    def all_parts(self, table: str) -> list[str]:
+        """Return the names of all parts, those merged into another one among them."""
+        names = self.folder.names(table)
+        return [n.removesuffix(".parquet") for n in names if n.endswith(".parquet")]
 
     def state(self, *tables: str) -> str:
-        """Return a digest of which parts the tables hold; parts never change, so it tells all."""
-        return digest({table: self.parts(table) for table in tables})
+        """Return a digest of which parts the tables hold, however merged.
 
-    def part_path(self, table: str, part: str) -> Path:
-        """Return the path of a part's file."""
-        return self.root / table / f"{part}.parquet"
+        Parts never change and the digest does not care how they are merged, so it tells all.
+        """
+        return digest({table: part_files.name_sum(self.parts(table)) for table in tables})
 
     def write_part(self, table: str, part: str, rows: pa.Table, fingerprint: str = "") -> None:
         """Commit `rows` as one immutable part; a part of that name is replaced at once."""
-        rows = rows.replace_schema_metadata({_FINGERPRINT: fingerprint.encode()})
-        vectors = [f.name for f in rows.schema if pa.types.is_fixed_size_list(f.type)]
-        plain = [name for name in rows.column_names if name not in vectors]
-        buffer = BytesIO()
-        pq.write_table(
-            rows,
-            buffer,
-            # Unit vectors do not compress, and their minimum and maximum tell nobody anything.
-            compression={name: "none" if name in vectors else "zstd" for name in rows.column_names},
-            use_dictionary=plain,
-            write_statistics=plain,
-        )
-        self.put(f"{table}/{part}.parquet", buffer.getbuffer())
+        about = {_FINGERPRINT: fingerprint, STORE: json.dumps(self.get_json(IDENTITY))}
+        self.put(part_name(table, part), part_files.encode(rows, about))
 
     def fingerprint(self, table: str, part: str) -> str | None:
         """Return the fingerprint a part was written with; None when there is no such part."""
-        path = self.part_path(table, part)
-        if not path.exists():
+        about = self.about(table, part)
+        return None if about is None else about.get(_FINGERPRINT, "")
+
+    def rows(self, table: str, part: str) -> int:
+        """Return how many rows a part has."""
+        return self._with_part(table, part, lambda held: int(held.metadata.num_rows))
+
+    def about(self, table: str, part: str) -> dict[str, str] | None:
+        """Return what a part's metadata say; None when there is no such part."""
+        try:
+            return self._with_part(table, part, part_files.about)
+        except FileNotFoundError:
             return None
-        metadata: dict[bytes, bytes] = _part_schema(path).metadata or {}
-        return metadata.get(_FINGERPRINT, b"").decode()
 
     def read(
         self, table: str, columns: Sequence[str] | None = None, parts: Iterable[str] | None = None
@@ -125,111 +130,121 @@ class Store:
             table: such as "files".
             columns: the ones wanted; all when None. Leave out `embedding` where you can.
             parts: only these; all when None.
+
+        Raises:
+            DamagedFileError: a part is not as it was written.
         """
-        identity = self.identity()
-        schema = schema_of(table, identity.dimension if identity else 1)
-        paths = [
-            str(self.part_path(table, part))
-            for part in (self.parts(table) if parts is None else parts)
-        ]
-        if not paths:
-            empty = schema.empty_table()
-            return _frame(empty if columns is None else empty.select(list(columns)))
+        if parts is not None:
+            return _frame(self._read_parts(table, list(parts), columns))
+        return self.steadily(lambda: _frame(self._read_parts(table, self.parts(table), columns)))
+
+    def read_part(self, table: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read one part.
+
+        Raises:
+            DamagedFileError: it is not as it was written.
+            FileNotFoundError: it is not there, or not any more.
+        """
+        schema = self._schema(table)
+
+        def rows(held: pq.ParquetFile) -> pa.Table:
+            if not held.schema_arrow.equals(schema):
+                raise StoreError(f"{part_name(table, part)}: has not the columns of its table")
+            return held.read(columns=None if columns is None else list(columns))
+
+        return self._with_part(table, part, rows)
+
+    def steadily(self, look: Callable[[], R]) -> R:
+        """Call `look` again where a file it had found was merged or replaced under its hands."""
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return look()
+            except FileNotFoundError:
+                continue
         try:
-            dataset = ds.dataset(paths, schema=schema, format="parquet")
-            return _frame(dataset.to_table(columns=None if columns is None else list(columns)))
-        except (pa.ArrowException, OSError) as error:
-            raise StoreError(f"{self.root / table}: a part cannot be read: {error}") from error
+            return look()
+        except FileNotFoundError as error:
+            raise self.damaged(str(error), "it is named and not there") from error
+
+    def _read_parts(self, table: str, parts: list[str], columns: Sequence[str] | None) -> pa.Table:
+        empty = self._schema(table).empty_table()
+        names = empty.column_names if columns is None else list(columns)
+
+        def read(part: str) -> pa.Table:
+            return self.read_part(table, part, names).select(names)
+
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+            return pa.concat_tables([empty.select(names), *pool.map(read, parts)])
+
+    def _schema(self, table: str) -> pa.Schema:
+        identity = self.identity()
+        return schema_of(table, identity.dimension if identity else 1)
+
+    def _with_part(self, table: str, part: str, look: Callable[[pq.ParquetFile], R]) -> R:
+        name = part_name(table, part)
+        try:
+            with self.folder.filesystem.open_input_file(self.folder.full(name)) as file:
+                return look(part_files.open_part(file))
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
+            data = self.get(name)  # damage, or only trouble on the way here: its bytes decide
+            if data is None:
+                raise FileNotFoundError(name) from error
+            try:
+                part_files.check_whole(data)
+            except part_files.DamagedPartError as damage:
+                raise self.damaged(name, str(damage)) from error
+            return look(part_files.open_part(pa.BufferReader(data)))
 
     # -- other files ---------------------------------------------------------------------------
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         """Commit a whole file under `name`: after a power cut it is complete or as it was."""
-        final = self.root / name
-        final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(final)
-            _sync_folder(final.parent)  # or the rename itself may not survive a power cut
-        finally:
-            temporary.unlink(missing_ok=True)
+        self.folder.write(name, data)
 
-    def put_json(self, name: str, content: object) -> None:
-        """Commit `content` as indented JSON."""
-        self.put(name, json.dumps(content, indent=2, ensure_ascii=False).encode())
+    def get(self, name: str) -> bytes | None:
+        """Return a whole file; None when there is none."""
+        return self.folder.read(name)
+
+    def delete(self, name: str) -> None:
+        """Remove a file; that there is none is fine."""
+        self.folder.delete(name)
+
+    def put_json(self, name: str, content: dict[str, object]) -> None:
+        """Commit `content` as indented JSON, with a checksum of itself."""
+        plain = json.loads(json.dumps(content))
+        sealed = {**plain, CHECK: digest(plain)}
+        self.put(name, json.dumps(sealed, indent=2, ensure_ascii=False).encode())
 
     def get_json(self, name: str) -> dict[str, object]:
-        """Read a JSON object; an absent file is an empty one.
+        """Read a JSON object without its checksum; an absent file is an empty one.
 
         Raises:
-            StoreError: the file is no JSON object.
+            DamagedFileError: the file is not as it was written.
         """
-        path = self.root / name
-        try:
-            content = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+        data = self.get(name)
+        if data is None:
             return {}
-        except (OSError, ValueError) as error:
-            raise StoreError(f"{path}: cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise StoreError(f"{path}: expected a JSON object, got {type(content).__name__}")
+        try:
+            content = json.loads(data)
+        except ValueError as error:
+            raise self.damaged(name, f"it is no JSON: {error}") from error
+        if not isinstance(content, dict) or content.pop(CHECK, None) != digest(content):
+            raise self.damaged(name, "it does not match its checksum")
         return content
 
-
-def open_store(location: str) -> Store:
-    """Open a store that exists.
-
-    Raises:
-        InputError: there is none at `location`.
-        StoreError: a newer version of this program wrote it.
-    """
-    root = Path(location).expanduser()
-    if not (root / "store.json").is_file():
-        raise InputError(f"{location}: no store here; `pseudolabel run` makes one")
-    store = Store(root)
-    written = store.get_json("store.json").get("format")
-    if written != FORMAT:
-        raise StoreError(f"{location}: store format {written}, this program reads {FORMAT}")
-    return store
+    def damaged(self, name: str, why: str) -> DamagedFileError:
+        """Return the error to raise over a file that is not as it was written."""
+        return DamagedFileError(self.location, name, why)
 
 
-def create_store(location: str) -> Store:
-    """Open the store at `location`, making an empty one where there is nothing.
-
-    Raises:
-        InputError: something else is there.
-    """
-    root = Path(location).expanduser()
-    if root.exists() and not (root / "store.json").exists():
-        if not root.is_dir():
-            raise InputError(f"{location}: is a file; a store is a folder")
-        if any(entry.name != LOCK for entry in root.iterdir()):
-            raise InputError(f"{location}: holds files but no store; name an empty or new folder")
-    if not (root / "store.json").exists():
-        Store(root).put_json("store.json", {"format": FORMAT})
-    return open_store(location)
-
-
-def _part_schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path}: cannot be read: {error}") from error
+def part_name(table: str, part: str) -> str:
+    """Return the name of a part's file in the store."""
+    return f"{table}/{part}.parquet"
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)  # a table never becomes a Series
     return frame
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

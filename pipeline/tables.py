@@ -9,21 +9,31 @@ ABSTAIN = -1  # the label index of an image that is not labelled; its label is n
 
 FILES = pa.schema(
     [
-        (
-            "path",
-            pa.string(),
-        ),  # where it was seen; a name that is no UTF-8 is kept as its file:// URI
-        ("source", pa.string()),  # the source it was found under, as an absolute path
+        ("path", pa.string()),  # where it was seen: a path, URL or tar member (images/paths.py)
+        ("source", pa.string()),  # the source it was found under, absolute; of a member: its tar
         (
             "image_id",
             pa.string(),
         ),  # first 32 hex digits of the bytes' SHA-256; null: not read
         ("bytes", pa.int64()),  # size of the file
-        ("mtime", pa.timestamp("ns", "UTC")),  # last change, as the file system tells it
-        ("status", pa.string()),  # ok, unreadable, ignored (not an image, nor named as one), gone
+        ("mtime", pa.timestamp("ns", "UTC")),  # last change of the file; of a member: of its tar
+        # ok, unreadable, ignored (not an image, nor named as one), gone,
+        # shard (a tar that was looked into), lost (its vector was; it is read again)
+        ("status", pa.string()),
         ("reason", pa.string()),  # why not ok; null when ok
         ("run_id", pa.string()),  # the run that saw it
         ("seen_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+SIDE_INFO = pa.schema(
+    [
+        ("path", pa.string()),  # of the image, as in `files`; the last row of a path counts
+        ("image_id", pa.string()),
+        ("text", pa.string()),  # of the key.txt beside it in its tar; null: there is none
+        ("json", pa.string()),  # of the key.json
+        ("note", pa.string()),  # what was cut or left out of them; null: nothing
+        ("run_id", pa.string()),
     ]
 )
 
@@ -86,6 +96,7 @@ def schema_of(table: str, dimension: int = 1) -> pa.Schema:
     kind = table.split("/", 1)[0]
     fixed = {
         "files": FILES,
+        "side_info": SIDE_INFO,
         "labels": LABELS,
         "selections": SELECTIONS,
         "predictions": PREDICTIONS,

@@ -12,6 +12,7 @@ import pytest
 from flows.drop import DEFAULT_OPTIONS, DropSummary, process_drop
 from flows.runners import PlainTasks
 from pipeline.config import Config, make_config
+from tests.s3 import s3, s3_proxy  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
     from pipeline.clip.encoder import Encoder

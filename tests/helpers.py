@@ -14,7 +14,8 @@ from pipeline.images.decoding import image_id
 from pipeline.images.sources import path_text
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import label
-from pipeline.store import Store, create_store
+from pipeline.opening import create_store
+from pipeline.store import Store
 from pipeline.tables import FILES, SELECTIONS, embeddings
 from pipeline.vectors import to_column
 
@@ -88,19 +89,26 @@ def make_store(
         vectors.setdefault(identity, vector)
         seen.append((path, identity, "ok", None))
     seen += [(path, None, "unreadable", reason) for path, reason in (unreadable or {}).items()]
-    write_observations(store, "run1-00000", seen)
-    write_observations(store, "run2-scan", [(p, None, "gone", "no longer there") for p in gone])
-    size = len(vectors)
+    write_observations(store, "20240101T000000000000-00000", seen)
+    went: list[tuple[Path, str | None, str, str | None]]
+    went = [(path, None, "gone", "no longer there") for path in gone]
+    write_observations(store, "20240102T000000000000-scan", went)
+    rows = embedding_rows(list(vectors), list(vectors.values()))
+    store.write_part("embeddings", "20240101T000000000000-00000", rows)
+    return store
+
+
+def embedding_rows(ids: list[str], vectors: list[Floats]) -> pa.Table:
+    """Return rows of `embeddings` with vectors (4,)."""
+    size = len(ids)
     columns = [
-        pa.array(list(vectors)),
+        pa.array(ids),
         pa.array([4] * size),
         pa.array([3] * size),
         pa.array(["PNG"] * size),
-        to_column(np.array(list(vectors.values()), np.float16).reshape(size, 4)),
+        to_column(np.array(vectors, np.float16).reshape(size, 4)),
     ]
-    rows = pa.table(columns, names=embeddings(4).names)
-    store.write_part("embeddings", "run1-00000", rows.cast(embeddings(4)))
-    return store
+    return pa.table(columns, names=embeddings(4).names).cast(embeddings(4))
 
 
 def write_observations(

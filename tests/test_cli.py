@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flows.cli import main
-from pipeline.store import open_store
+from pipeline.opening import open_store
 from tests.conftest import DATA, TINY, pseudolabel
 from tests.test_locking import hold
 

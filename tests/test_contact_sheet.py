@@ -5,7 +5,17 @@ from pathlib import Path
 import polars as pl
 from PIL import Image
 
-from pipeline.reports.contact_sheet import HEADER, NAMES, THUMB, Row, draw_sheet, pick_rows
+from pipeline.images.decoding import Picture, Refusal, decode
+from pipeline.reports.contact_sheet import (
+    HEADER,
+    NAMES,
+    THUMB,
+    THUMBNAIL,
+    Row,
+    draw_sheet,
+    pick_rows,
+    thumbnails,
+)
 
 
 def labelled(*rows: tuple[str, str, float]) -> pl.DataFrame:
@@ -29,7 +39,13 @@ def test_no_image_stands_twice_and_the_largest_classes_are_shown() -> None:
 def test_the_picture_shows_each_image_in_its_place(tmp_path: Path) -> None:
     Image.new("RGB", (50, 80), (10, 200, 10)).save(tmp_path / "green.png")
     rows = [Row("dog", 2, [(str(tmp_path / "green.png"), 0.9)], [("gone.png", 0.2)])]
-    sheet = draw_sheet(rows, "title", per_side=1)
+
+    def in_process(data: bytes, name: str) -> Picture | Refusal:
+        return decode(data, name, THUMBNAIL, max_pixels=10**6)
+
+    images = thumbnails(rows, in_process)
+    assert list(images) == [str(tmp_path / "green.png")]
+    sheet = draw_sheet(rows, "title", 1, images)
     middle = (NAMES + THUMB // 2, HEADER + THUMB // 2)
     assert sheet.getpixel(middle) == (10, 200, 10)
     grey = sheet.getpixel((sheet.width - THUMB // 2 - 8, middle[1]))

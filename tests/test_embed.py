@@ -13,8 +13,11 @@ from pipeline.catalog import current_files, present_images
 from pipeline.clip.embed import EmbedSummary, embed_shard
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
-from pipeline.images.scan import find_changes, new_run_id, record_changes
-from pipeline.store import Store, create_store
+from pipeline.images.decoding import Picture, Refusal, decode
+from pipeline.images.scan import find_changes, record_changes
+from pipeline.opening import create_store
+from pipeline.runs import new_run_id
+from pipeline.store import Store
 from pipeline.vectors import iterate_vectors
 
 
@@ -49,8 +52,12 @@ def run(
     changes = find_changes(store, (str(source),), settle_seconds=0, now=now)
     run_id = new_run_id(store, now)
     scan = record_changes(store, changes, run_id=run_id, now=now, shard_rows=shard_rows)
+
+    def decoded(data: bytes, name: str) -> Picture | Refusal:
+        return decode(data, name, encoder.fit, max_pixels=10**6)
+
     return [
-        embed_shard(store, run_id, s, encoder, now=now, batch_size=4, max_pixels=10**6, threads=2)
+        embed_shard(store, run_id, s, encoder, decode=decoded, now=now, batch_size=4, threads=2)
         for s in range(scan.shards)
     ]
 

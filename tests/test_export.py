@@ -206,6 +206,6 @@ def test_a_folder_cannot_take_the_place_of_a_file(shop: Shop) -> None:
 
 
 def test_a_store_without_labels_has_nothing_to_export(shop: Shop, tmp_path: Path) -> None:
-    shutil.rmtree(shop.store.root / "labels")
+    shutil.rmtree(Path(shop.store.location) / "labels")
     with pytest.raises(InputError, match="holds no labels yet"):
         export(shop.store, tmp_path / "out.csv", "csv")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from flows.plan import plan
 from pipeline.config import commented_toml
-from pipeline.store import open_store
+from pipeline.opening import open_store
 from tests.conftest import DATA, DemoRun, demo_config, pseudolabel, run_plain
 
 PASSING = {"files": ["run_id", "seen_at"]}  # columns that tell of the run, not of the images

@@ -9,7 +9,8 @@ from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
 from pipeline.labels.labelling import LabelSummary, current_labels, label
-from pipeline.store import Store, create_store
+from pipeline.opening import create_store
+from pipeline.store import Store
 from tests.test_store import IDENTITY, embedding_rows
 
 COMPASS = load_label_set("east,north")

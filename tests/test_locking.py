@@ -11,12 +11,13 @@ import pytest
 
 from pipeline.errors import StoreBusyError
 from pipeline.locking import writer_lock
-from pipeline.store import Store, create_store
+from pipeline.opening import create_store
+from pipeline.store import Store
 
 HOLD = """
 import sys, time
 from pipeline.locking import writer_lock
-from pipeline.store import open_store
+from pipeline.opening import open_store
 with writer_lock(open_store(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -25,7 +26,7 @@ with writer_lock(open_store(sys.argv[1])):
 
 def hold(store: Store, seconds: float) -> subprocess.Popen[str]:
     """Start a process that holds the lock, and wait until it does."""
-    command = [sys.executable, "-c", HOLD, str(store.root), str(seconds)]
+    command = [sys.executable, "-c", HOLD, str(Path(store.location)), str(seconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
@@ -64,7 +65,7 @@ def test_waiting_goes_on_when_the_holder_is_done(tmp_path: Path) -> None:
 
 def test_what_an_interrupted_writer_left_is_swept(tmp_path: Path) -> None:
     store = create_store(str(tmp_path / "s"))
-    leftover = store.root / "files/.tmp-123"
+    leftover = Path(store.location) / "files/.tmp-123"
     leftover.parent.mkdir()
     leftover.write_bytes(b"half")
     with writer_lock(store):

@@ -14,7 +14,7 @@ from pipeline.clip.encoder import load_encoder
 from pipeline.images.decoding import Picture, decode
 from pipeline.label_set import load_label_set
 from pipeline.labels.labelling import current_labels
-from pipeline.store import open_store
+from pipeline.opening import open_store
 from tests.conftest import DATA, TINY, demo_config, run_plain, unpacked
 
 CLASSES = load_label_set(str(DATA / "labels.toml")).names

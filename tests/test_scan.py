@@ -8,17 +8,19 @@ import polars as pl
 import pytest
 
 from pipeline.catalog import current_files
+from pipeline.errors import InputError
 from pipeline.images.scan import (
     Changes,
+    Rules,
     compare,
-    discard_plan,
+    discard_plans,
     find_changes,
-    new_run_id,
     read_shard,
     record_changes,
 )
-from pipeline.store import create_store
-from tests.helpers import NOON, make_store, write_observations
+from pipeline.opening import create_store
+from pipeline.runs import new_run_id
+from tests.helpers import NOON, axis, draw, make_store, write_observations
 
 OLD, YOUNG = NOON - timedelta(hours=1), NOON + timedelta(seconds=1)
 COLUMNS: dict[str, type[pl.DataType] | pl.DataType] = {
@@ -36,15 +38,17 @@ def listing(*rows: tuple[object, ...]) -> pl.DataFrame:
 
 
 def known(*rows: tuple[object, ...]) -> pl.DataFrame:
-    """Make what was last seen: path, source, bytes, mtime and status."""
-    return pl.DataFrame(rows, schema={**COLUMNS, "status": pl.String}, orient="row")
+    """Make what was last seen: path, source, bytes, mtime, status, reason if there is one."""
+    full = [(*row, None)[:6] for row in rows]
+    schema = {**COLUMNS, "status": pl.String, "reason": pl.String}
+    return pl.DataFrame(full, schema=schema, orient="row")
 
 
 def changes(
     now: pl.DataFrame, before: pl.DataFrame, *, scanned: str = "/s", retry: bool = False
 ) -> Changes:
     at = NOON + timedelta(hours=1)
-    return compare(now, before, scanned=[scanned], now=at, settle_seconds=3600, retry_failed=retry)
+    return compare(now, before, scanned=[scanned], rules=Rules(at, 3600, retry))
 
 
 def paths(frame: pl.DataFrame) -> list[str]:
@@ -136,6 +140,59 @@ def test_what_cannot_be_opened_is_recorded_and_not_read() -> None:
     assert len(found.to_read) == 0
 
 
+def test_what_the_network_kept_from_us_is_tried_again_unasked() -> None:
+    rows = [(f"s3://b/{name}", "s3://b", 1, OLD) for name in ("kept", "denied", "other")]
+    reasons = ["not fetched after 3 attempts: 503", "cannot be read: not fetched", "not an image"]
+    before = [(*row, "unreadable", reason) for row, reason in zip(rows, reasons, strict=True)]
+    found = changes(listing(*rows), known(*before), scanned="s3://b")
+    assert paths(found.to_read) == ["s3://b/kept"]
+    assert (found.new, found.changed) == (0, 1)
+
+
+def test_a_file_whose_vector_was_lost_is_read_again() -> None:
+    found = changes(listing(("/s/a", "/s", 1, OLD)), known(("/s/a", "/s", 1, OLD, "lost")))
+    assert (paths(found.to_read), found.changed) == (["/s/a"], 1)
+
+
+def test_an_object_never_waits_for_it_appears_whole() -> None:
+    names = ["s3://b/new", "/s/new", "file:///s/%FF"]
+    found = changes(listing(*((name, "/s", 1, YOUNG) for name in names)), known())
+    assert (paths(found.to_read), found.waiting) == (["s3://b/new"], 2)
+
+
+def test_only_what_lies_below_a_prefix_that_was_listed_can_be_gone() -> None:
+    places = ["s3://b/p/x", "s3://b/p/deep/x", "s3://b/p2/x", "s3://c/p/x", "/b/p/x"]
+    before = known(*((place, "s3://b/p", 1, OLD, "ok") for place in places))
+    found = changes(listing(), before, scanned="s3://b/p")
+    assert paths(found.gone) == ["s3://b/p/deep/x", "s3://b/p/x"]
+
+
+def test_a_source_taken_out_of_the_config_leaves_its_files_as_they_are(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", {draw(tmp_path / "a/1.png", "red"): axis(0)})
+    (tmp_path / "b").mkdir()
+    found = find_changes(store, (str(tmp_path / "b"),), settle_seconds=0, now=NOON)
+    assert not found.any
+
+
+@pytest.mark.parametrize("source", ["store", "store/runs", "link"])
+def test_the_store_itself_is_no_source_and_is_left_out_of_one(tmp_path: Path, source: str) -> None:
+    draw(tmp_path / "a.png", "red")
+    store = make_store(tmp_path / "store", {})
+    draw(tmp_path / "store/runs/r1/contact-sheet.png", "blue")
+    (tmp_path / "link").symlink_to("store")
+    with pytest.raises(InputError, match=f"{source}: lies in the store itself"):
+        find_changes(store, (str(tmp_path / source),), settle_seconds=0, now=NOON)
+    found = find_changes(store, (str(tmp_path),), settle_seconds=0, now=NOON)
+    assert paths(found.to_read) == [f"{tmp_path}/a.png"]
+
+
+def test_a_merged_part_does_not_turn_the_names_of_runs_back(tmp_path: Path) -> None:
+    store = create_store(str(tmp_path / "store"))
+    first, last = "20240501T120000000000-scan", "20240601T120000000000-00000"
+    write_observations(store, f"{first}~{last}~{0:016x}", [])
+    assert new_run_id(store, NOON) == "20240601T120000001000"
+
+
 @pytest.mark.parametrize(("retry", "read"), [(False, []), (True, ["/s/bad"])])
 def test_a_file_that_failed_is_tried_again_only_when_asked(retry: bool, read: list[str]) -> None:
     same = [("/s/bad", "/s", 1, OLD), ("/s/good", "/s", 1, OLD), ("/s/text", "/s", 1, OLD)]
@@ -177,9 +234,9 @@ def test_recording_writes_down_what_needs_no_reading_and_plans_the_rest(tmp_path
     assert not summary.nothing_new
     shards = [read_shard(store, "r1", shard) for shard in range(3)]
     assert [paths(shard) for shard in shards] == [names[:2], names[2:4], names[4:]]
-    assert shards[0].row(0) == ("/s/0", "/s", 1, OLD)
-    discard_plan(store, "r1")
-    assert not list(store.root.glob("runs/*/*"))
+    assert shards[0].row(0)[:4] == ("/s/0", "/s", 1, OLD)
+    discard_plans(store)
+    assert store.folder.names("plans") == []
     rows = current_files(store).sort("path").drop("mtime", "seen_at").rows()
     assert rows == [
         ("/s/lost", "/s", None, 7, "gone", "no longer there", "r1"),
@@ -204,9 +261,7 @@ def test_the_same_listing_again_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_later_runs_have_later_names_even_when_the_clock_goes_back(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store", {})
-    for table in store.parts("files"):
-        store.part_path("files", table).unlink()
+    store = create_store(str(tmp_path / "store"))
     clock = [NOON, NOON, NOON - timedelta(days=400), NOON + timedelta(hours=1)]
     names: list[str] = []
     for now in clock:

@@ -7,10 +7,11 @@ import pytest
 
 from pipeline.arrays import Floats, unit_rows
 from pipeline.errors import InputError, StoreError
+from pipeline.opening import create_store, open_store
 from pipeline.search.duplicates import near_duplicate_leaders
 from pipeline.search.index import SearchIndex, is_current, load_index, update_index
 from pipeline.search.queries import Filters, find_similar
-from pipeline.store import Store, create_store, open_store
+from pipeline.store import Store
 from pipeline.vectors import iterate_vectors
 from tests.test_store import IDENTITY, embedding_rows
 
@@ -22,7 +23,7 @@ def random_rows(n: int, d: int, seed: int = 0) -> Floats:
 
 def index_of(rows: Floats) -> SearchIndex:
     index = SearchIndex.empty(rows.shape[1])
-    index.add("part", [f"id{row}" for row in range(len(rows))], rows.astype(np.float16))
+    index.add([f"id{row}" for row in range(len(rows))], rows.astype(np.float16))
     return index
 
 
@@ -72,7 +73,7 @@ def test_each_drop_is_added_and_found(tmp_path: Path) -> None:
     index = load_index(store)
     north = index.search(np.array([[0, 1]], np.float32), 1)
     assert index.ids[north.rows[0, 0]] == "north"
-    assert sorted(f.suffix for f in (store.root / "index").iterdir()) == [
+    assert sorted(f.suffix for f in (Path(store.location) / "index").iterdir()) == [
         ".faiss",
         ".json",
         ".parquet",
@@ -85,7 +86,7 @@ def test_a_part_that_went_makes_the_index_anew(tmp_path: Path) -> None:
     store.write_part("embeddings", "a", embedding_rows(["east"], [[1, 0]]))
     store.write_part("embeddings", "b", embedding_rows(["north"], [[0, 1]]))
     update_index(store)
-    store.part_path("embeddings", "a").unlink()
+    Path(store.location, "embeddings/a.parquet").unlink()
     update_index(store)
     assert load_index(store).ids == ["north"]
 
@@ -97,10 +98,12 @@ def test_a_damaged_index_is_told_with_the_cure(tmp_path: Path) -> None:
         load_index(store)
     store.write_part("embeddings", "a", embedding_rows(["east"], [[1, 0]]))
     update_index(store)
-    [file] = (store.root / "index").glob("*.faiss")
+    [file] = (Path(store.location) / "index").glob("*.faiss")
     file.write_bytes(b"random bytes")
-    with pytest.raises(StoreError, match=r"index cannot be read.*delete"):
+    with pytest.raises(StoreError, match=r"index/\w+\.faiss is damaged.*run` makes it again"):
         load_index(store)
+    assert update_index(store).vectors == 1
+    assert load_index(store).ids == ["east"]
 
 
 def slow_leaders(rows: Floats, rank: np.ndarray, cosine: float) -> list[int]:

@@ -89,6 +89,13 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert listed(tmp_path / "in") == ["a.jpg", "c.jpg", "other/b.jpg"]
 
 
+def test_a_folder_with_two_names_is_found_under_the_first(tmp_path: Path) -> None:
+    touch(tmp_path, "in/m/a.jpg")
+    (tmp_path / "in/b").symlink_to("m")
+    (tmp_path / "in/z").symlink_to("m")
+    assert listed(tmp_path / "in") == ["b/a.jpg"]
+
+
 def test_what_is_no_file_is_a_row_with_its_problem(tmp_path: Path) -> None:
     (tmp_path / "self.jpg").symlink_to("self.jpg")
     (tmp_path / "broken.jpg").symlink_to("nowhere.jpg")
@@ -164,7 +171,8 @@ def test_a_source_is_the_folder_that_the_system_would_open(
     [
         ("nowhere", "source nowhere: no such folder .looked for /"),
         ("file.jpg", "source file.jpg: is a file; name the folder it lies in"),
-        ("s3://bucket/photos", "source s3://bucket/photos: only folders can be read so far"),
+        ("", "source '': is empty; name a folder, a bucket's URL or tar shards"),
+        (" ", "source '': is empty"),
         ("good/../nowhere", "no such folder"),
     ],
 )

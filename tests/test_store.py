@@ -1,6 +1,5 @@
 """The store's promises: whole parts or none, one encoder, and tables that anything can read."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import DamagedFileError, InputError, StoreError
 from pipeline.identity import EncoderIdentity
-from pipeline.store import Store, create_store, open_store
+from pipeline.opening import create_store, open_store
+from pipeline.parts import DamagedPartError, about, check_whole, encode, open_part
 from pipeline.tables import FILES, LABELS, embeddings
 from pipeline.vectors import iterate_vectors, read_vectors, to_column
 
@@ -58,8 +60,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     monkeypatch.setattr("os.fsync", no_space)
     with pytest.raises(OSError, match="No space left"):
         store.put("models/x.json", b"new")
-    assert [file.name for file in (store.root / "models").iterdir()] == ["x.json"]
-    assert (store.root / "models/x.json").read_bytes() == b"old"
+    assert [file.name for file in (Path(store.location) / "models").iterdir()] == ["x.json"]
+    assert (Path(store.location) / "models/x.json").read_bytes() == b"old"
 
 
 def test_nothing_is_visible_before_it_is_flushed_to_disk(
@@ -69,11 +71,12 @@ def test_nothing_is_visible_before_it_is_flushed_to_disk(
     seen: list[tuple[bool, list[str]]] = []
 
     def look(descriptor: int) -> None:
-        seen.append(((store.root / "files/p.parquet").exists(), store.parts("files")))
+        seen.append(((Path(store.location) / "files/p.parquet").exists(), store.parts("files")))
 
     monkeypatch.setattr("os.fsync", look)
     store.write_part("files", "p", FILES.empty_table())
-    assert seen == [(False, []), (True, ["p"])]  # the file's flush, then its folder's
+    # The new folder's parent, the file and, once it is renamed, its folder.
+    assert seen == [(False, []), (False, []), (True, ["p"])]
 
 
 def test_two_encoders_are_never_mixed_and_both_are_named(tmp_path: Path) -> None:
@@ -120,14 +123,55 @@ def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path) -> None:
 def test_damage_is_named(tmp_path: Path) -> None:
     store = create_store(str(tmp_path / "s"))
     store.write_part("files", "p", FILES.empty_table())
-    store.part_path("files", "p").write_bytes(b"PAR1 no more")
-    with pytest.raises(StoreError, match=r"files.*cannot be read"):
+    Path(store.location, "files/p.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DamagedFileError, match=r"files/p\.parquet is damaged .*cut short"):
         store.read("files")
-    with pytest.raises(StoreError, match=r"p\.parquet: cannot be read"):
+    with pytest.raises(DamagedFileError, match=r"files/p\.parquet is damaged"):
         store.fingerprint("files", "p")
-    (store.root / "store.json").write_text(json.dumps({"format": 99}))
-    with pytest.raises(StoreError, match="store format 99"):
-        open_store(str(store.root))
-    (store.root / "store.json").write_text("{")
-    with pytest.raises(StoreError, match=r"store\.json: cannot be read"):
-        Store(store.root).identity()
+    store.put_json("x.json", {"threshold": 0.5})
+    path = Path(store.location, "x.json")
+    assert store.get_json("x.json") == {"threshold": 0.5}
+    path.write_text(path.read_text().replace("0.5", "0.7"))
+    with pytest.raises(DamagedFileError, match=r"x\.json is damaged .*checksum"):
+        store.get_json("x.json")
+    path.write_text("{")
+    with pytest.raises(DamagedFileError, match=r"x\.json is damaged .*no JSON"):
+        store.get_json("x.json")
+
+
+def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:
+    store = create_store(str(tmp_path / "s"))
+    store.put_json("store.json", {"format": 99})
+    with pytest.raises(StoreError, match="store format 99, this program reads 2"):
+        open_store(store.location)
+    Path(store.location, "store.json").write_text('{"format": 1}')  # as the first version wrote it
+    with pytest.raises(StoreError, match="store format 1, this program reads 2"):
+        open_store(store.location)
+
+
+@given(st.data())
+def test_no_flipped_bit_of_a_part_is_read_as_something_else(data: st.DataObject) -> None:
+    """Wherever a bit flips: `check_whole` notices, and a reader either notices or is not harmed."""
+    rows = embedding_rows([f"{i:032x}" for i in range(50)], [[0.6, 0.8]] * 50)
+    content = bytearray(encode(rows, {"about": "it"}))
+    check_whole(bytes(content))
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    content[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(DamagedPartError):
+        check_whole(bytes(content))
+    try:
+        part = open_part(pa.BufferReader(bytes(content)))
+        read, said = part.read(), about(part)["about"]
+    except (DamagedPartError, pa.ArrowException, OSError):
+        return
+    assert (read.equals(rows), said) == (True, "it")
+
+
+@given(st.data())
+def test_a_part_cut_short_is_noticed(data: st.DataObject) -> None:
+    content = bytes(encode(embedding_rows(["x"] * 9, [[0, 1]] * 9), {}))
+    short = content[: data.draw(st.integers(0, len(content) - 1))]
+    with pytest.raises(DamagedPartError):
+        check_whole(short)
+    with pytest.raises(DamagedPartError):
+        open_part(pa.BufferReader(short))

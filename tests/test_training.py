@@ -18,7 +18,8 @@ from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError, StoreError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import read_truth
-from pipeline.store import Store, open_store
+from pipeline.opening import open_store
+from pipeline.store import Store
 from pipeline.training.heads import MlpSettings, MultimodalMLP, Samples, fit_logistic, fit_mlp
 from pipeline.training.models import load_head
 from pipeline.training.predict import predict_store, predict_vectors
@@ -168,7 +169,7 @@ def test_a_saved_head_answers_as_it_did(trained: Trained) -> None:
     said = np.array(saved.classes)[answers.argmax(axis=1)]
     accuracy = np.mean([truth.labels[i] == label for i, label in zip(ids, said, strict=True)])
     assert accuracy == pytest.approx(summary.comparison[-1].accuracy)
-    about = json.loads((store.root / summary.head).read_text())
+    about = json.loads((Path(store.location) / summary.head).read_text())
     assert about["encoder"]["weights"] == store.identity().weights  # type: ignore[union-attr]
     assert len(about["losses"]) == summary.epochs
 
@@ -177,7 +178,7 @@ def test_predictions_are_written_once_per_head(trained: Trained) -> None:
     store, _ = trained
     assert predict_store(store, top_k=3, encoder=_no_encoder).predicted == 242
     assert predict_store(store, top_k=3, encoder=_no_encoder).predicted == 0
-    [part] = (store.root / "predictions/mlp").iterdir()
+    [part] = (Path(store.location) / "predictions/mlp").iterdir()
     table = pq.read_table(part)
     assert table["topk_scores"].combine_chunks().value_lengths().unique().to_pylist() == [3]
     assert predict_store(store, top_k=2, encoder=_no_encoder).predicted == 242
@@ -185,17 +186,17 @@ def test_predictions_are_written_once_per_head(trained: Trained) -> None:
 
 def test_training_again_gives_the_same_head(trained: Trained) -> None:
     store, _ = trained
-    [before] = (store.root / "models/mlp").glob("*.safetensors")
+    [before] = (Path(store.location) / "models/mlp").glob("*.safetensors")
     content = before.read_bytes()
-    stages.train(demo_config(store.root), None)
-    [after] = (store.root / "models/mlp").glob("*.safetensors")
+    stages.train(demo_config(Path(store.location)), None)
+    [after] = (Path(store.location) / "models/mlp").glob("*.safetensors")
     assert (after.name, after.read_bytes()) == (before.name, content)
 
 
 def test_side_text_of_captions_is_embedded_once_and_used(
     trained: Trained, tiny: Encoder, tmp_path: Path
 ) -> None:
-    store = open_store(str(shutil.copytree(trained[0].root, tmp_path / "store")))
+    store = open_store(str(shutil.copytree(Path(trained[0].location), tmp_path / "store")))
     captions = tmp_path / "captions.csv"
     captions.write_text("path,text\ncat-01.jpg,a cat on a sofa\ndog-01.jpg,snow\n")
     calls: list[list[str]] = []
@@ -225,12 +226,12 @@ def test_a_selection_of_one_class_cannot_be_trained_on(demo_store: Path, tmp_pat
 
 
 def test_a_damaged_or_missing_head_is_told(trained: Trained, tmp_path: Path) -> None:
-    store = open_store(str(shutil.copytree(trained[0].root, tmp_path / "store")))
-    [weights] = (store.root / "models/mlp").glob("*.safetensors")
+    store = open_store(str(shutil.copytree(Path(trained[0].location), tmp_path / "store")))
+    [weights] = (Path(store.location) / "models/mlp").glob("*.safetensors")
     weights.write_bytes(b"no weights")
-    with pytest.raises(StoreError, match="train it again"):
+    with pytest.raises(StoreError, match=r"head-\w+\.safetensors is damaged .*checksum"):
         load_head(store)
-    shutil.rmtree(store.root / "models")
+    shutil.rmtree(Path(store.location) / "models")
     with pytest.raises(InputError, match="no trained head yet"):
         load_head(store)
 

@@ -40,7 +40,7 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Zero-shot answers for single images; no store is needed."""
-    from flows import stages
+    from flows import resources
     from flows.console import percent, print_json, show, table
     from flows.settings import resolve
     from pipeline.labels.classify import classify as classify_vectors
@@ -57,13 +57,13 @@ def classify(
         },
         assignments,
     )
-    label_set = stages.label_set(resolved)
+    label_set = resources.label_set(resolved)
     files = _read(images)
-    encoder = stages.encoder(resolved)
+    encoder = resources.encoder(resolved)
     answers = classify_vectors(
         _embed(files, encoder, resolved),
         label_set,
-        stages.label_vectors(resolved),
+        resources.label_vectors(resolved),
         encoder.identity,
         top_k=resolved.labels.top_k,
         abstain_below=resolved.labels.abstain_below,
@@ -98,13 +98,13 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the images of a store most similar to an image or a text."""
-    from flows import stages
+    from flows import resources
     from flows.console import print_json, show, table
     from flows.settings import resolve
     from pipeline.errors import InputError
+    from pipeline.opening import open_store
     from pipeline.search.index import load_index
     from pipeline.search.queries import Filters, find_similar
-    from pipeline.store import open_store
 
     if (image is None) == (text is None):
         raise InputError("search: give either an image file or --text")
@@ -113,7 +113,7 @@ def search(
     opened = open_store(resolved.store)
     load_index(opened)  # a store without one is told before a model is loaded for nothing
     files = _read([image]) if image is not None else {}
-    encoder = stages.encoder(resolved)
+    encoder = resources.encoder(resolved)
     opened.require(encoder.identity)
     query = _embed(files, encoder, resolved) if files else encoder.encode_texts([str(text)])
     filters = Filters(label=label, min_confidence=min_confidence, path_contains=path)
@@ -142,11 +142,11 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Apply the trained head to image files, or to every image of the store."""
-    from flows import stages
+    from flows import resources
     from flows.console import out, percent, print_json, show, table
     from flows.settings import resolve
     from pipeline.locking import writer_lock
-    from pipeline.store import open_store
+    from pipeline.opening import open_store
     from pipeline.training.models import load_head
     from pipeline.training.predict import predict_store, predict_vectors, ranked_labels
 
@@ -160,14 +160,16 @@ def predict(
     opened, k = open_store(resolved.store), resolved.labels.top_k
     if not images:
         with writer_lock(opened, wait=wait):
-            summary = predict_store(opened, top_k=k, encoder=lambda: stages.encoder(resolved))
+            summary = predict_store(opened, top_k=k, encoder=lambda: resources.encoder(resolved))
         if as_json:
             print_json(summary)
         else:
-            out.print(f"{summary.predicted} images predicted into {opened.root / summary.table}")
+            out.print(
+                f"{summary.predicted} images predicted into {opened.location}/{summary.table}"
+            )
         return
     files = _read(images)
-    head, encoder = load_head(opened), stages.encoder(resolved)
+    head, encoder = load_head(opened), resources.encoder(resolved)
     opened.require(encoder.identity)
     vectors, names = _embed(files, encoder, resolved), list(files)
     answers = predict_vectors(opened, head, vectors, names, lambda: encoder)
@@ -198,13 +200,15 @@ def _embed(files: dict[str, bytes], encoder: "Encoder", config: "Config") -> "Fl
     """Decode and embed files; one that is no image is the user's to know at once."""
     import numpy as np
 
+    from flows import resources
     from pipeline.errors import InputError
-    from pipeline.images.decoding import Refusal, decode
+    from pipeline.images.decoding import Refusal
 
     vectors = []
-    for name, data in files.items():
-        outcome = decode(data, name, encoder.fit, max_pixels=config.scan.max_pixels)
-        if isinstance(outcome, Refusal):
-            raise InputError(f"{name}: {outcome.reason}")
-        vectors.append(encoder.encode_images(outcome.pixels[None]))
+    with resources.decoders(config, encoder.fit, 1) as pool:
+        for name, data in files.items():
+            outcome = pool.decode(data, name)
+            if isinstance(outcome, Refusal):
+                raise InputError(f"{name}: {outcome.reason}")
+            vectors.append(encoder.encode_images(outcome.pixels[None]))
     return np.concatenate(vectors)

@@ -25,8 +25,8 @@ def evaluate(
     """Compare the current labels with true ones."""
     from flows import tables
     from flows.settings import resolve
+    from pipeline.opening import open_store
     from pipeline.reports.evaluate import evaluate as evaluate_store
-    from pipeline.store import open_store
 
     given = {"store": store, "select.min_confidence": threshold}
     resolved = resolve(config, given, assignments)
@@ -53,8 +53,8 @@ def export(
     """Write files and labels as one flat table, or in the layout of another tool."""
     from flows.console import out, print_json
     from flows.settings import resolve
+    from pipeline.opening import open_store
     from pipeline.reports.export import export as export_store
-    from pipeline.store import open_store
 
     resolved = resolve(config, {"store": store}, assignments)
     opened = open_store(resolved.store)
@@ -75,8 +75,8 @@ def status(
     """Say what is in a store."""
     from flows.console import print_json, show, table
     from flows.settings import resolve
+    from pipeline.opening import open_store
     from pipeline.reports.status import status as store_status
-    from pipeline.store import open_store
 
     found = store_status(open_store(resolve(config, {"store": store}, assignments).store))
     if as_json:

@@ -130,7 +130,7 @@ def select(
     from flows import stages, tables
     from flows.settings import resolve
     from pipeline.locking import writer_lock
-    from pipeline.store import open_store
+    from pipeline.opening import open_store
 
     resolved = resolve(
         config,

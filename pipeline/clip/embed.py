@@ -1,14 +1,14 @@
 """Embed: the files of one shard in, one part of unit vectors out.
 
-Threads read, hash and decode while the model works on the batch before. A bad file becomes a row
-with a reason; it never takes its batch with it.
+Threads read and hash, processes decode, while the model works on the batch before. A bad file
+becomes a row with a reason; it never takes its batch with it.
 """
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -19,11 +19,12 @@ import pyarrow as pa
 from pipeline.arrays import Halves
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.identity import digest
-from pipeline.images.decoding import Fit, Picture, Refusal, decode, image_id, may_be_image
+from pipeline.images.decoding import Decode, Picture, Refusal, image_id
+from pipeline.images.paths import name_of
+from pipeline.images.reading import Planned, Side, Waiting, planned, read_planned, read_side
 from pipeline.images.scan import read_shard
-from pipeline.images.sources import local_path
 from pipeline.store import Store
-from pipeline.tables import FILES, embeddings
+from pipeline.tables import FILES, SIDE_INFO, embeddings
 from pipeline.vectors import to_column
 
 T = TypeVar("T")
@@ -45,14 +46,18 @@ class EmbedSummary:
     known: int  # files whose bytes the store held already
     unreadable: int
     ignored: int
+    waiting: int  # changed while they were read; not recorded, so the next run reads them
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One file after reading: its identity, and its picture unless the bytes were known."""
+    """One file after reading."""
 
     image_id: str | None
-    outcome: Picture | Refusal | None
+    status: str  # as in FILES, or waiting
+    reason: str | None = None
+    picture: Picture | None = None  # of bytes that were not known
+    side: Side | None = None
 
 
 def embed_shard(
@@ -61,9 +66,9 @@ def embed_shard(
     shard: int,
     encoder: ImageEncoder,
     *,
+    decode: Decode,
     now: datetime,
     batch_size: int,
-    max_pixels: int,
     threads: int = 0,
     on_progress: Progress = _untold,
 ) -> EmbedSummary:
@@ -77,10 +82,10 @@ def embed_shard(
         run_id: the run whose plan is followed.
         shard: its number in the plan.
         encoder: the model; the store refuses one that is not its own.
+        decode: makes pixels for this encoder, or says why not; called from many threads.
         now: the time of observation, with time zone.
         batch_size: images per forward pass.
-        max_pixels: larger pictures are refused.
-        threads: that read and decode; 0: one per core.
+        threads: that read and wait for pixels; 0: one per core.
         on_progress: told after each batch.
 
     Raises:
@@ -91,39 +96,40 @@ def embed_shard(
     part = f"{run_id}-{shard:05d}"
     known = set(store.read("embeddings", ["image_id"])["image_id"])
     threads = threads or os.cpu_count() or 1
-
-    def look(path: str) -> _Seen:
-        return _look(path, known, encoder.fit, max_pixels)
-
     batch = _Batch(encoder, batch_size)
-    statuses: list[tuple[str | None, str, str | None]] = []  # image id, status, reason
+    everything: list[_Seen] = []
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         # The window bounds memory: decoded pictures wait for at most one batch beyond the present.
-        window = batch_size + 2 * threads
-        told = 0
-        for seen in _in_order(pool, look, plan["path"].to_list(), window):
-            statuses.append(_status(seen))
-            if isinstance(seen.outcome, Picture) and seen.image_id not in known:
+        window, told = batch_size + 2 * threads, 0
+        for seen in _in_order(pool, lambda row: _look(row, known, decode), planned(plan), window):
+            if seen.picture is not None and seen.image_id not in known:
                 known.add(str(seen.image_id))
-                batch.add(str(seen.image_id), seen.outcome)
-            if len(statuses) - told >= batch_size:
-                on_progress(len(statuses) - told, _failed(statuses[told:]))
-                told = len(statuses)
-        on_progress(len(statuses) - told, _failed(statuses[told:]))
+                batch.add(str(seen.image_id), seen.picture)
+            everything.append(replace(seen, picture=None))
+            if len(everything) - told >= batch_size:
+                on_progress(len(everything) - told, _count(everything[told:])["unreadable"])
+                told = len(everything)
+        on_progress(len(everything) - told, _count(everything[told:])["unreadable"])
     rows = batch.finish()
     if rows is not None:
         made_of = digest([vars(encoder.identity), rows["image_id"].to_pylist()])
         store.write_part("embeddings", part, rows, made_of)
-    store.write_part("files", part, _observations(plan, statuses, run_id, now))
-    counts = {status: sum(s == status for _, s, _ in statuses) for status in ("ok", "ignored")}
+    side = _side_rows(plan, everything, run_id)
+    if len(side):
+        store.write_part("side_info", part, side)
+    observed = _observations(plan, everything, run_id, now)
+    if len(observed):
+        store.write_part("files", part, observed)
+    counts = _count(everything)
     embedded = 0 if rows is None else len(rows)
     return EmbedSummary(
         part=part,
-        files=len(statuses),
+        files=len(everything),
         embedded=embedded,
         known=counts["ok"] - embedded,
-        unreadable=_failed(statuses),
+        unreadable=counts["unreadable"],
         ignored=counts["ignored"],
+        waiting=counts["waiting"],
     )
 
 
@@ -161,47 +167,54 @@ class _Batch:
         self._waiting.clear()
 
 
-def _look(path: str, known: set[str], fit: Fit, max_pixels: int) -> _Seen:
+def _look(row: Planned, known: set[str], decode: Decode) -> _Seen:
     """Read one file; decode it unless its bytes are known."""
-    try:
-        with open(local_path(path), "rb") as file:
-            head = file.read(32)
-            if not may_be_image(path, head):
-                return _Seen(None, Refusal("ignored", "not an image"))
-            data = head + file.read()
-    except OSError as error:
-        return _Seen(None, Refusal("unreadable", f"cannot be read: {error.strerror}"))
+    data, side = read_planned(row), read_side(row)
+    for trouble in (data, side):
+        if isinstance(trouble, Waiting):
+            return _Seen(None, "waiting", trouble.reason)
+        if isinstance(trouble, Refusal):
+            return _Seen(None, trouble.status, trouble.reason)
+    assert isinstance(data, bytes) and not isinstance(side, Waiting | Refusal)  # as just tested
     identity = image_id(data)
     if identity in known:
-        return _Seen(identity, None)
-    return _Seen(identity, decode(data, path, fit, max_pixels=max_pixels))
+        return _Seen(identity, "ok", side=side)
+    outcome = decode(data, name_of(row.path))
+    if isinstance(outcome, Refusal):
+        return _Seen(identity, outcome.status, outcome.reason)
+    return _Seen(identity, "ok", picture=outcome, side=side)
 
 
-def _status(seen: _Seen) -> tuple[str | None, str, str | None]:
-    if isinstance(seen.outcome, Refusal):
-        return seen.image_id, seen.outcome.status, seen.outcome.reason
-    return seen.image_id, "ok", None
-
-
-def _failed(statuses: list[tuple[str | None, str, str | None]]) -> int:
-    return sum(status == "unreadable" for _, status, _ in statuses)
+def _count(everything: list[_Seen]) -> Counter[str]:
+    return Counter(seen.status for seen in everything)
 
 
 def _observations(
-    plan: pl.DataFrame,
-    statuses: list[tuple[str | None, str, str | None]],
-    run_id: str,
-    now: datetime,
+    plan: pl.DataFrame, everything: list[_Seen], run_id: str, now: datetime
 ) -> pa.Table:
-    ids, states, reasons = zip(*statuses, strict=True)
     rows = plan.with_columns(
-        pl.Series("image_id", ids, pl.String),
-        pl.Series("status", states, pl.String),
-        pl.Series("reason", reasons, pl.String),
+        pl.Series("image_id", [seen.image_id for seen in everything], pl.String),
+        pl.Series("status", [seen.status for seen in everything], pl.String),
+        pl.Series("reason", [seen.reason for seen in everything], pl.String),
         run_id=pl.lit(run_id),
         seen_at=pl.lit(now),
-    )
+    ).filter(pl.col("status") != "waiting")
     return rows.select(FILES.names).to_arrow().cast(FILES)
+
+
+def _side_rows(plan: pl.DataFrame, everything: list[_Seen], run_id: str) -> pa.Table:
+    """Return the rows of `side_info`."""
+    rows = [
+        {
+            "path": path,
+            "image_id": seen.image_id,
+            **vars(seen.side),
+            "run_id": run_id,
+        }
+        for path, seen in zip(plan["path"], everything, strict=True)
+        if seen.side is not None
+    ]
+    return pa.Table.from_pylist(rows, SIDE_INFO)
 
 
 def _in_order(

@@ -5,16 +5,18 @@ Shapes: B images of a batch, H x W the model's input size, N texts, D embedding 
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms import Normalize, ToTensor
 
 from pipeline.arrays import Floats, Pixels, unit_rows
 from pipeline.clip.loading import LoadedModel, load_model
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
+from pipeline.images.fitting import Fitting
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,20 +31,13 @@ class Encoder:
         self.identity = _identify(loaded)
         self.device, self.precision = device, precision
         self._dtype = _DTYPES[precision]
-        steps = list(loaded.transform.transforms)
-        first_on_tensors = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
-        self._fit = Compose(steps[:first_on_tensors])
-        normalize = next(step for step in steps if isinstance(step, Normalize))
+        self.fit = fitting_of(loaded)
+        normalize = next(s for s in loaded.transform.transforms if isinstance(s, Normalize))
         self._mean = torch.tensor(normalize.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(normalize.std, device=device).view(1, 3, 1, 1)
         self._model = loaded.model.to(device)
         self._model.visual.to(dtype=self._dtype, memory_format=torch.channels_last)
         self._tokenizer = loaded.tokenizer
-
-    def fit(self, image: Image.Image) -> Image.Image:
-        """Resize and crop an RGB image exactly as open_clip's own transform does."""
-        fitted: Image.Image = self._fit(image)
-        return fitted
 
     @torch.inference_mode()
     def encode_images(self, pixels: Pixels) -> Floats:
@@ -105,6 +100,37 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
+
+
+def fitting_of(loaded: LoadedModel) -> Fitting:
+    """Return what a model's transform does before the tensor, as an object that needs no torch.
+
+    Raises:
+        InputError: the transform does otherwise than its config says, or than we can do.
+    """
+    cfg: dict[str, Any] = vars(loaded.model.visual).get("preprocess_cfg", {})
+    size = cfg.get("size", 224)
+    height, width = (size, size) if isinstance(size, int) else (size * 2)[:2]
+    resize: Any = cfg.get("resize_mode") or "shortest"
+    # For a shortest side of an input that is not square, open_clip is deaf to the interpolation.
+    heard = cfg.get("interpolation") == "bilinear" and (resize != "shortest" or height == width)
+    fitting = Fitting(
+        (height, width), resize, "bilinear" if heard else "bicubic", cfg.get("fill_color", 0)
+    )
+    steps = loaded.transform.transforms
+    first_on_tensors = next(i for i, step in enumerate(steps) if isinstance(step, ToTensor))
+    for shape in ((61, 97, 3), (300, 50, 3), (height, width, 3)):
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        expected = image = Image.fromarray(noise)
+        for step in steps[:first_on_tensors]:
+            expected = step(expected)
+        if fitting(image).tobytes() != expected.tobytes():
+            names = ", ".join(map(str, steps[:first_on_tensors]))
+            raise InputError(
+                f"model {loaded.architecture}: its preprocessing ({names}) is of a kind "
+                "that cannot be reproduced; choose another model"
+            )
+    return fitting
 
 
 def _identify(loaded: LoadedModel) -> EncoderIdentity:

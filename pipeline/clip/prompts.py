@@ -4,11 +4,11 @@ Shapes: C classes, R reject prompts, D embedding dimensions.
 """
 
 from collections.abc import Callable
-from io import BytesIO
 
 import numpy as np
 
 from pipeline.arrays import unit_rows
+from pipeline.caching import cached_arrays, keep_arrays
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
@@ -41,16 +41,14 @@ def cached_label_vectors(
     """
     identity = store.identity()
     if identity is not None:
-        held = store.root / _cache_name(identity, label_set)
-        if held.exists():
-            with np.load(held) as arrays:
-                return LabelVectors(arrays["classes"], arrays["rejects"])
+        held = cached_arrays(store, _cache_name(identity, label_set))
+        if held is not None:
+            return LabelVectors(held["classes"], held["rejects"])
     model = encoder()
     store.claim(model.identity)
     vectors = embed_labels(label_set, model)
-    buffer = BytesIO()
-    np.savez(buffer, classes=vectors.classes, rejects=vectors.rejects)
-    store.put(_cache_name(model.identity, label_set), buffer.getbuffer())
+    name = _cache_name(model.identity, label_set)
+    keep_arrays(store, name, classes=vectors.classes, rejects=vectors.rejects)
     return vectors
 
 

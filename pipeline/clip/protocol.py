@@ -6,10 +6,9 @@ Shapes: B images of a batch, H x W the model's input size, N texts, D embedding 
 from collections.abc import Sequence
 from typing import Protocol
 
-from PIL import Image
-
 from pipeline.arrays import Floats, Pixels
 from pipeline.identity import EncoderIdentity
+from pipeline.images.decoding import Fit
 
 
 class ImageEncoder(Protocol):
@@ -17,8 +16,9 @@ class ImageEncoder(Protocol):
 
     identity: EncoderIdentity
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """Resize and crop an RGB image to the model's input size."""
+    @property
+    def fit(self) -> Fit:
+        """What resizes and crops an RGB image to the model's input size; it can be pickled."""
 
     def encode_images(self, pixels: Pixels) -> Floats:
         """Turn (B, H, W, 3) into (B, D), rows of unit length."""

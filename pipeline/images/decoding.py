@@ -2,11 +2,16 @@
 
 On broken and hostile files Pillow and its plugins were seen to raise OSError, ValueError,
 TypeError, EOFError, SyntaxError, struct.error, AttributeError, RuntimeError and more, so any
-exception of theirs is the file's reason. Only the decoding of one file is guarded so.
+exception of theirs is the file's reason. Only the decoding of one file is guarded so; `workers`
+guards against decoders that take the process with them.
+
+Pillow keeps RGB in 4 bytes a pixel. At most two such copies of a picture live at a time.
 """
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -16,9 +21,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.arrays import Pixels
+from pipeline.images.formats import EXTENSIONS, load_plugins, what_it_needs
 
+Decode = Callable[[bytes, str], "Picture | Refusal"]  # a whole file and its name
 Fit = Callable[[Image.Image], Image.Image]  # resize and crop to the model's input size
 _LONGEST = 64  # times the short side: of a longer picture only the middle is fitted
+_STRIP = 1 << 20  # pixels that are converted at a time
+_UNKNOWN = "not an image, or of a format that Pillow cannot read"
 
 
 @dataclass(frozen=True)
@@ -53,24 +62,31 @@ def decode(data: bytes, name: str, fit: Fit, *, max_pixels: int) -> Picture | Re
         fit: resizes and crops an RGB image.
         max_pixels: refuse larger pictures before decoding them.
     """
+    load_plugins()
     try:
-        with Image.open(BytesIO(data)) as image:
-            if image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height}"
-                return Refusal("unreadable", f"{size} pixels are more than max_pixels {max_pixels}")
-            file_format = image.format or "?"
-            image.load()
-            upright = _rgb(_upright(image))
-            pixels = np.array(fit(_middle(upright)))  # a copy: torch wants memory it may write to
-            return Picture(pixels, upright.width, upright.height, file_format)
+        image: Image.Image = Image.open(BytesIO(data))
+        file_format = image.format or "?"
+        _require_size(image, max_pixels)
+        image.load()
+        _require_size(image, max_pixels)  # a HEIC's true size may show only now
+        # One name for all of them: what is left behind is freed before the next is made.
+        with suppress(Exception):  # broken EXIF: as it was stored
+            ImageOps.exif_transpose(image, in_place=True)
+        image = _rgb(image)
+        pixels = np.array(fit(_middle(image)))  # a copy: torch wants memory it may write to
+        return Picture(pixels, image.width, image.height, file_format)
     except UnidentifiedImageError:
-        if not data:
-            return Refusal("unreadable" if promises_image(name) else "ignored", "empty file")
-        if promises_image(name):
-            return Refusal("unreadable", "not an image, or of a format that Pillow cannot read")
-        return Refusal("ignored", "not an image")
+        return _unidentified(data, name)
+    except _TooLargeError as error:
+        return Refusal("unreadable", f"{error} pixels are more than max_pixels {max_pixels}")
+    except Image.DecompressionBombError as error:  # Pillow's own cap: it names a count of pixels
+        counted = re.search(r"\d+", str(error))
+        size = counted.group() if counted else "its"
+        return Refusal("unreadable", f"{size} pixels are more than max_pixels {max_pixels}")
+    except MemoryError:
+        return Refusal("unreadable", "decoding takes more memory than one picture may have")
     except Exception as error:
-        return Refusal("unreadable", f"{type(error).__name__}: {error}")
+        return Refusal("unreadable", _one_line(f"{type(error).__name__}: {error}"))
 
 
 def promises_image(name: str) -> bool:
@@ -81,28 +97,77 @@ def promises_image(name: str) -> bool:
 def may_be_image(name: str, head: bytes) -> bool:
     """Tell by its name and first 32 bytes whether a file is worth reading whole."""
     padded = head.ljust(32, b"\0")  # some of Pillow's tests read 4 bytes without looking
-    return promises_image(name) or any(
-        accept(padded) for _, accept in Image.OPEN.values() if accept is not None
+    return (
+        promises_image(name)
+        or what_it_needs(head) is not None
+        or any(accept(padded) for _, accept in Image.OPEN.values() if accept is not None)
     )
+
+
+class _TooLargeError(Exception):
+    """Its message is the size."""
+
+
+def _require_size(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise _TooLargeError(f"{image.width} x {image.height}")
 
 
 @cache
 def _image_extensions() -> frozenset[str]:
-    return frozenset(Image.registered_extensions()) | {".jfif", ".heic", ".heif", ".avif"}
+    return frozenset(Image.registered_extensions()) | EXTENSIONS
+
+
+def _unidentified(data: bytes, name: str) -> Refusal:
+    """Say why Pillow made nothing of a file."""
+    needs = what_it_needs(data)
+    if needs:
+        return Refusal("unreadable", needs)
+    promised = promises_image(name)
+    if not data:
+        return Refusal("unreadable" if promised else "ignored", "empty file")
+    return Refusal("unreadable", _UNKNOWN) if promised else Refusal("ignored", "not an image")
+
+
+def _one_line(text: str) -> str:
+    """Keep a reason short, on one line and free of bytes that no table can hold."""
+    return " ".join(text.encode(errors="replace").decode().split())[:300]
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB: transparency becomes white, 16 bits become 8."""
-    if image.mode.startswith("I"):  # I;16 and its byte orders, and I
-        wide = np.asarray(image).astype(np.int64)
-        if wide.max(initial=0) > 255:  # Pillow would clip, and show white
-            wide = wide >> 8
-        return Image.fromarray(wide.clip(0, 255).astype(np.uint8)).convert("RGB")
+    """Convert any mode to RGB: transparency becomes white, 16 bits and fractions become 8 bits."""
+    if image.mode == "F" or image.mode.startswith("I"):  # I;16 and its byte orders, and I
+        # Pillow would clip, and show white (or, of fractions, black).
+        highest = max(np.nanmax(np.asarray(strip), initial=0) for _, strip in _strips(image))
+        factor = 255.0 if image.mode == "F" and highest <= 1 else 1.0 if highest <= 255 else 1 / 256
+        return _by_strips(image, lambda strip: _narrow(strip, factor))
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        return _by_strips(image, _on_white)
     return image.convert("RGB") if image.mode != "RGB" else image
+
+
+def _narrow(strip: Image.Image, factor: float) -> Image.Image:
+    scaled = np.nan_to_num(np.asarray(strip).astype(np.float64)) * factor
+    return Image.fromarray(np.floor(scaled).clip(0, 255).astype(np.uint8))
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    layer = strip.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+
+
+def _by_strips(image: Image.Image, convert: Fit) -> Image.Image:
+    """Convert to RGB bit by bit, so that no second copy of a large picture is made on the way."""
+    rgb = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        rgb.paste(convert(strip).convert("RGB"), (0, top))
+    return rgb
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -113,10 +178,3 @@ def _middle(image: Image.Image) -> Image.Image:
     width, height = min(image.width, longest), min(image.height, longest)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        return image

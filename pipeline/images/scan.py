@@ -1,38 +1,39 @@
 """Scan: what arrived, changed or went since the last run, and the plan of who reads it.
 
 A file is compared by path, size and time of change; only what differs is read again. Its bytes are
-read once, by the shard that decodes it, which also hashes them.
+read once, by the shard that decodes it, which also hashes them. A tar is compared as one file; its
+members are looked at only when it differs.
 """
 
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from io import BytesIO
-from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from pipeline.catalog import current_files
-from pipeline.images.sources import UNLISTED, list_sources, local_path, source_root
+from pipeline.images.changes import TAR_ROWS, Changes, Rules, Tars, compare, judge_tars
+from pipeline.images.sources import LISTING, list_sources, list_tars, source_root
+from pipeline.images.tars import PLACES, SHARD, open_tars
 from pipeline.store import Store
 from pipeline.tables import FILES
 
+__all__ = [
+    "Changes",
+    "Rules",
+    "ScanSummary",
+    "compare",
+    "discard_plans",
+    "find_changes",
+    "finish_tars",
+    "read_shard",
+    "record_changes",
+    "together",
+]
 
-@dataclass(frozen=True)
-class Changes:
-    """The difference between a listing and the store; frames have the columns of a listing."""
-
-    to_read: pl.DataFrame  # new or changed, and openable
-    problems: pl.DataFrame  # new or changed, and not openable
-    gone: pl.DataFrame  # seen by an earlier run, not there now
-    listed: int
-    new: int
-    changed: int
-    waiting: int  # too young to be trusted complete
-
-    @property
-    def any(self) -> bool:
-        """Whether a run has anything to read or to record."""
-        return bool(len(self.to_read) or len(self.problems) or len(self.gone))
+_PLANS = "plans"  # the folder of what a run under way is to read
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,18 @@ class ScanSummary:
     waiting: int
     unopenable: int  # recorded as unreadable by the scan itself: broken links, pipes ...
     shards: int
+    tars: int = 0  # opened, for they were new or changed
 
     @property
     def nothing_new(self) -> bool:
         """Whether the sources are as the store knows them."""
         return not (self.new or self.changed or self.gone)
+
+
+def together(scans: Sequence[ScanSummary]) -> ScanSummary:
+    """Sum up the scans of one run, which starts again after damage."""
+    found = ("new", "changed", "gone", "unopenable", "shards", "tars")
+    return replace(scans[-1], **{name: sum(getattr(s, name) for s in scans) for name in found})
 
 
 def find_changes(
@@ -62,85 +70,41 @@ def find_changes(
     now: datetime,
     retry_failed: bool = False,
 ) -> Changes:
-    """List the sources and compare with the store; nothing is read or written.
+    """List the sources and compare with the store; nothing is written, only new tars are read.
 
     Args:
         store: the store to compare with.
-        sources: folders.
-        settle_seconds: a new or changed file younger than this waits.
+        sources: folders, URLs of prefixes, tar shards.
+        settle_seconds: a new or changed local file younger than this waits.
         now: the present, with time zone.
         retry_failed: also take files that could not be read and have not changed since.
 
     Raises:
         InputError: a source cannot be listed.
     """
-    listing = list_sources(sources, leave_out=store.root)
-    known = current_files(store, ["path", "source", "bytes", "mtime", "status"])
-    return compare(
-        listing,
+    scanned = [source_root(source) for source in sources]
+    rules = Rules(now, settle_seconds, retry_failed)
+    listing, tars = list_sources(sources, leave_out=store.location), list_tars(sources)
+    known = current_files(store, ["path", "source", "bytes", "mtime", "status", "reason"])
+    if not len(tars):
+        return compare(listing, known, scanned=scanned, rules=rules)
+    judged = judge_tars(tars, known, rules)
+    opened = open_tars(judged.filter("opens").select(tars.columns))
+    whole = opened.tars.filter(pl.col("status") == SHARD)["path"].to_list()
+    files = listing.filter(~pl.col("path").is_in(tars["path"].implode()))
+    changes = compare(
+        pl.concat([files, opened.members], how="diagonal").sort("path"),
         known,
-        scanned=[source_root(source) for source in sources],
-        now=now,
-        settle_seconds=settle_seconds,
-        retry_failed=retry_failed,
+        scanned=scanned,
+        rules=rules,
+        tars=Tars(
+            listed=tars["path"].to_list(),
+            emptied=whole,
+            renewed=judged.filter("renewed")["path"].to_list(),
+        ),
     )
-
-
-def compare(
-    listing: pl.DataFrame,
-    known: pl.DataFrame,
-    *,
-    scanned: list[str],
-    now: datetime,
-    settle_seconds: float,
-    retry_failed: bool = False,
-) -> Changes:
-    """Compare a listing with the last observation of each path.
-
-    Args:
-        listing: as `list_sources` returns it.
-        known: path, source, bytes, mtime and status of every path seen before.
-        scanned: the folders listed; a path elsewhere is not gone for not being there.
-        now: the present, with time zone.
-        settle_seconds: a new or changed file younger than this waits.
-        retry_failed: also take unreadable files that have not changed.
-    """
-    both = listing.join(known.drop("source"), on="path", how="left", suffix="_known")
-    status = pl.col("status")
-    is_new = status.is_null() | (status == "gone")
-    differs = (pl.col("bytes") != pl.col("bytes_known")) | (
-        pl.col("mtime") != pl.col("mtime_known")
-    )
-    retried = (status == "unreadable") & retry_failed
-    both = both.with_columns(is_new=is_new, is_changed=~is_new & (differs | retried))
-    candidates = both.filter(pl.col("is_new") | pl.col("is_changed"))
-    # A file dated far in the future is not young: it would wait for that day. A day is more than
-    # the clock of a file server goes wrong.
-    mtime, settled_before = pl.col("mtime"), now - timedelta(seconds=settle_seconds)
-    young = (mtime > settled_before) & (mtime <= now + timedelta(days=1))
-    settled = candidates.filter(~young)
-    missing = known.filter(status != "gone").join(listing, on="path", how="anti")
-    # What lies below a folder that could not be listed is not known to be gone.
-    unlisted = listing.filter(pl.col("problem").str.starts_with(UNLISTED))["path"].to_list()
-    gone = missing.filter(_below(scanned) & ~_below(unlisted))
-    return Changes(
-        to_read=settled.filter(pl.col("problem").is_null()).select(listing.columns),
-        problems=settled.filter(pl.col("problem").is_not_null()).select(listing.columns),
-        gone=gone.with_columns(problem=pl.lit("no longer there")).select(listing.columns),
-        listed=len(listing),
-        new=int(settled["is_new"].sum()),
-        changed=int(settled["is_changed"].sum()),
-        waiting=len(candidates) - len(settled),
-    )
-
-
-def _below(folders: list[str]) -> pl.Expr:
-    """Tell whether a path lies below one of the folders, however `path_text` wrote it."""
-    texts = [folder.rstrip("/") + "/" for folder in folders]
-    texts += [Path(local_path(folder)).as_uri().rstrip("/") + "/" for folder in folders]
-    return pl.any_horizontal(
-        pl.lit(False), *(pl.col("path").str.starts_with(text) for text in texts)
-    )
+    waiting = changes.waiting + int(judged["waits"].sum())
+    return replace(changes, waiting=waiting, tars=opened.tars.select(*TAR_ROWS))
 
 
 def record_changes(
@@ -157,23 +121,17 @@ def record_changes(
     """
     observed = pl.concat(
         [
-            changes.problems.with_columns(status=pl.lit("unreadable")),
-            changes.gone.with_columns(status=pl.lit("gone")),
+            changes.problems.select(*LISTING, status=pl.lit("unreadable")),
+            changes.gone.select(*LISTING, status=pl.lit("gone")),
         ]
-    )
+    ).rename({"problem": "reason"})
     if len(observed):
-        rows = observed.with_columns(
-            image_id=pl.lit(None, pl.String),
-            reason=pl.col("problem"),
-            run_id=pl.lit(run_id),
-            seen_at=pl.lit(now),
-        )
-        store.write_part("files", f"{run_id}-scan", rows.select(FILES.names).to_arrow().cast(FILES))
-    plan = changes.to_read.drop("problem").with_row_index("row")
+        _observe(store, f"{run_id}-scan", observed, run_id, now)
+    if len(changes.tars):
+        _put(store, _tars_name(run_id), changes.tars.with_columns(seen_at=pl.lit(now)), shard_rows)
+    plan = _with_places(changes.to_read.drop("problem"))
     if len(plan):
-        buffer = BytesIO()
-        plan.with_columns(shard=pl.col("row") // shard_rows).drop("row").write_parquet(buffer)
-        store.put(_plan_name(run_id), buffer.getbuffer())
+        _put(store, _plan_name(run_id), plan, shard_rows)
     return ScanSummary(
         run_id=run_id,
         listed=changes.listed,
@@ -183,32 +141,72 @@ def record_changes(
         waiting=changes.waiting,
         unopenable=len(changes.problems),
         shards=-(-len(plan) // shard_rows),
+        tars=len(changes.tars),
     )
 
 
 def read_shard(store: Store, run_id: str, shard: int) -> pl.DataFrame:
-    """Return the files that a shard of a run is to read: path, source, bytes, mtime."""
-    plan = pl.scan_parquet(store.root / _plan_name(run_id))
-    return plan.filter(pl.col("shard") == shard).drop("shard").collect()
+    """Return the files that a shard of a run is to read: path, source, bytes, mtime and PLACES."""
+    place = store.folder.full(_plan_name(run_id))
+    with store.folder.filesystem.open_input_file(place) as file:
+        rows = pl.from_arrow(pq.ParquetFile(file).read_row_group(shard))
+    assert isinstance(rows, pl.DataFrame)  # a table never becomes a Series
+    return rows
 
 
-def discard_plan(store: Store, run_id: str) -> None:
-    """Remove a plan that every shard has followed."""
-    (store.root / _plan_name(run_id)).unlink(missing_ok=True)
+def finish_tars(store: Store, run_id: str) -> int:
+    """Record those tars of a run of which every planned member was observed.
+
+    A tar recorded before that, or with a member that waits, would be taken for read by the next
+    run.
+
+    Returns:
+        How many were recorded.
+    """
+    data = store.get(_tars_name(run_id))
+    if data is None:
+        return 0
+    rows, plan = pl.read_parquet(BytesIO(data)), store.get(_plan_name(run_id))
+    if plan is not None:
+        planned = pl.read_parquet(BytesIO(plan), columns=["path", "source"])
+        own = [part for part in store.parts("files") if part.startswith(f"{run_id}-")]
+        observed = store.read("files", ["path"], own)
+        left = planned.join(observed, on="path", how="anti")["source"].unique()
+        rows = rows.filter(~pl.col("path").is_in(left.implode()))
+    if len(rows):
+        _observe(store, f"{run_id}-tars", rows.drop("seen_at"), run_id, rows["seen_at"][0])
+    return len(rows)
 
 
-def new_run_id(store: Store, now: datetime) -> str:
-    """Name a run by the time, so that names sort by it, even when the clock was set back."""
-    wanted = now.astimezone(UTC)
-    parts = store.parts("files")
-    if parts:
-        newest = datetime.strptime(parts[-1].split("-")[0], _RUN_ID).replace(tzinfo=UTC)
-        wanted = max(wanted, newest + timedelta(milliseconds=1))
-    return wanted.strftime(_RUN_ID)
+def discard_plans(store: Store) -> None:
+    """Remove plans that every shard has followed, or whose run was interrupted."""
+    for name in store.folder.names(_PLANS):
+        store.delete(f"{_PLANS}/{name}")
 
 
-_RUN_ID = "%Y%m%dT%H%M%S%f"
+def _observe(store: Store, part: str, seen: pl.DataFrame, run_id: str, now: datetime) -> None:
+    """Commit observations of files that were not read: columns of FILES, as far as not given."""
+    rows = seen.with_columns(
+        image_id=pl.lit(None, pl.String), run_id=pl.lit(run_id), seen_at=pl.lit(now)
+    )
+    store.write_part("files", part, rows.select(FILES.names).to_arrow().cast(FILES))
+
+
+def _with_places(rows: pl.DataFrame) -> pl.DataFrame:
+    absent = [pl.lit(None, dtype).alias(c) for c, dtype in PLACES.items() if c not in rows.columns]
+    return rows.with_columns(absent)
+
+
+def _put(store: Store, name: str, rows: pl.DataFrame, shard_rows: int) -> None:
+    """Write rows so that a shard can read its own alone: one row group each."""
+    buffer = BytesIO()
+    pq.write_table(rows.to_arrow(), buffer, row_group_size=shard_rows)
+    store.put(name, buffer.getbuffer())
 
 
 def _plan_name(run_id: str) -> str:
-    return f"runs/{run_id}/plan.parquet"
+    return f"{_PLANS}/{run_id}.parquet"
+
+
+def _tars_name(run_id: str) -> str:
+    return f"{_PLANS}/{run_id}-tars.parquet"

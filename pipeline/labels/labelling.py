@@ -15,6 +15,7 @@ from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.scoring import Votes, score_labels, vote
+from pipeline.parts import uncovered
 from pipeline.store import Store
 from pipeline.tables import LABELS
 from pipeline.vectors import read_vectors
@@ -61,7 +62,7 @@ def label(
     """
     identity = store.identity()
     if identity is None:
-        raise InputError(f"{store.root}: holds no embeddings yet; `pseudolabel run` makes them")
+        raise InputError(f"{store.location}: holds no embeddings yet; `pseudolabel run` makes them")
     table = run_table(identity, label_set, top_k=top_k, abstain_below=abstain_below)
     run = LabelRun(table, label_set, top_k, abstain_below)
     labelled = abstained = 0
@@ -85,8 +86,7 @@ def run_table(
 
 def missing_parts(store: Store, table: str) -> list[str]:
     """Return the parts of `embeddings` that a label run has not labelled."""
-    done = set(store.parts(table))
-    return [part for part in store.parts("embeddings") if part not in done]
+    return uncovered(store.parts("embeddings"), store.parts(table))
 
 
 def current_table(store: Store) -> str | None:
@@ -103,7 +103,7 @@ def current_labels(store: Store) -> LabelRun:
     """
     run = store.get_json(_CURRENT)
     if not run:
-        raise InputError(f"{store.root}: holds no labels yet; `pseudolabel run` makes them")
+        raise InputError(f"{store.location}: holds no labels yet; `pseudolabel run` makes them")
     return LabelRun(
         table=str(run["table"]),
         label_set=LabelSet.model_validate(run["label_set"]),

@@ -2,11 +2,11 @@
 
 import csv
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
-from pipeline.images.sources import local_path, path_text, whole_path
+from pipeline.images.paths import is_url, local_path, name_of, path_text, whole_path
 from pipeline.label_set import LabelSet, normal_word
 from pipeline.store import Store
 
@@ -26,16 +26,16 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
     Args:
         store: the store whose images are meant.
         given: a CSV file with the columns label and path (whole, or just the file's name) or
-            image_id; or a folder, in which an image's label is its nearest parent folder that
-            bears the name or an alias of a class.
+            image_id; or a folder or a bucket's prefix, in which an image's label is its nearest
+            parent folder that bears the name or an alias of a class.
         label_set: the classes; case, `_` and `-` do not matter.
 
     Raises:
         InputError: nothing there, a column is missing, or no image of the store is covered.
     """
     location = Path(given).expanduser()
-    if location.is_dir():
-        said = _from_folders(store, location, label_set)
+    if location.is_dir() or is_url(given):
+        said = _from_folders(store, given, label_set)
     elif location.is_file():
         said = _from_csv(store, location)
     else:
@@ -53,19 +53,20 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
         del labels[image_id]
     if not labels:
         raise InputError(
-            f"truth {given}: none of its labels belongs to an image of {store.root}: compare its "
-            f"paths, and its labels with {', '.join(label_set.names[:5])} ..."
+            f"truth {given}: none of its labels belongs to an image of {store.location}: compare "
+            f"its paths, and its labels with {', '.join(label_set.names[:5])} ..."
         )
     return Truth(labels, len(unmatched - set(labels)), len(contradicted))
 
 
-def _from_folders(store: Store, folder: Path, label_set: LabelSet) -> list[tuple[str, str]]:
-    root, classes = whole_path(str(folder)), label_set.index_of()
+def _from_folders(store: Store, folder: str, label_set: LabelSet) -> list[tuple[str, str]]:
+    root, classes = folder if is_url(folder) else whole_path(folder), label_set.index_of()
+    root = f"{root.rstrip('/')}/"
     said = []
     for path, image_id in _readable_files(store):
-        place = PurePath(local_path(path))
-        if place.is_relative_to(root):
-            parents = place.relative_to(root).parts[:-1]
+        place = local_path(path)
+        if place.startswith(root):
+            parents = place.removeprefix(root).split("/")[:-1]
             named = [part for part in reversed(parents) if normal_word(part) in classes]
             said.append((image_id, named[0] if named else "/".join(parents)))
     return said
@@ -85,7 +86,7 @@ def _from_csv(store: Store, file: Path) -> list[tuple[str, str]]:
     files = _readable_files(store)
     by_key: dict[str, set[str]] = {}
     for path, image_id in files:
-        for key in {path, PurePath(path).name, image_id}:
+        for key in {path, name_of(path), image_id}:
             by_key.setdefault(key, set()).add(image_id)
     said = []
     for row in rows:

@@ -1,22 +1,31 @@
 """A contact sheet: one row per class, its surest and least sure images, for a look at a glance."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 
 import polars as pl
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.catalog import present_images
-from pipeline.images.sources import local_path
+from pipeline.images.decoding import Decode, Refusal
+from pipeline.images.fitting import Fitting
+from pipeline.images.paths import name_of
+from pipeline.images.reading import read_bytes
 from pipeline.labels.labelling import current_labels
 from pipeline.store import Store
 
 logger = logging.getLogger(__name__)
 
 THUMB, GAP, CAPTION, NAMES, HEADER = 112, 8, 20, 150, 76  # px
+THUMBNAIL = Fitting((THUMB, THUMB))  # the middle of the picture, as a square
+MISSING = "#c9ccd1"
 PAPER, INK, FAINT = "#ffffff", "#1c1e21", "#7b8087"
 GOOD, FAIR, POOR = "#2e8b57", "#d59a1c", "#c5443c"
+
+
+_READERS = 8
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,14 @@ class Row:
     worst: list[tuple[str, float]]  # the least sure, the very least last
 
 
-def contact_sheet(store: Store, *, per_side: int = 5, max_classes: int = 60) -> bytes | None:
+def contact_sheet(
+    store: Store, *, decode: Decode, per_side: int = 5, max_classes: int = 60
+) -> bytes | None:
     """Draw the current labels of a store as a PNG; None when nothing is labelled.
 
     Args:
         store: it must hold labels.
+        decode: makes thumbnails of THUMB x THUMB, as by THUMBNAIL; called from many threads.
         per_side: images shown at each end of a row.
         max_classes: the classes with the most images are shown.
     """
@@ -48,7 +60,7 @@ def contact_sheet(store: Store, *, per_side: int = 5, max_classes: int = 60) -> 
     what = "confidence" if labelled["calibrated"].all() else "score (not calibrated)"
     title = f"{len(labelled)} labelled images, label set “{run.label_set.name}”, {what}"
     file = BytesIO()
-    draw_sheet(rows, title, per_side).save(file, "PNG")
+    draw_sheet(rows, title, per_side, thumbnails(rows, decode)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -71,8 +83,36 @@ def pick_rows(
     return rows
 
 
-def draw_sheet(rows: list[Row], title: str, per_side: int) -> Image.Image:
-    """Lay out the rows: class name and count, best images, a gap, worst images."""
+def thumbnails(rows: list[Row], decode: Decode) -> dict[str, Image.Image]:
+    """Return the images of the rows as squares by path; those that cannot be read are not there."""
+
+    def thumbnail(path: str) -> Image.Image | None:
+        try:
+            outcome = decode(read_bytes(path), name_of(path))
+        except OSError as error:
+            outcome = Refusal("unreadable", str(error))
+        if isinstance(outcome, Refusal):
+            logger.warning("%s: no thumbnail on the contact sheet: %s", path, outcome.reason)
+            return None
+        return Image.fromarray(outcome.pixels)
+
+    paths = sorted({path for row in rows for path, _ in [*row.best, *row.worst]})
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="thumbnail") as pool:
+        made = zip(paths, pool.map(thumbnail, paths), strict=True)
+        return {path: image for path, image in made if image is not None}
+
+
+def draw_sheet(
+    rows: list[Row], title: str, per_side: int, images: dict[str, Image.Image]
+) -> Image.Image:
+    """Lay out the rows: class name and count, best images, a gap, worst images.
+
+    Args:
+        rows: the classes.
+        title: stands above them.
+        per_side: images at each end of a row.
+        images: thumbnails by path; where there is none the place stays grey.
+    """
     step, height = THUMB + GAP, THUMB + CAPTION + GAP
     middle = NAMES + per_side * step + 3 * GAP
     size = (middle + per_side * step + GAP, HEADER + len(rows) * height + GAP)
@@ -87,36 +127,29 @@ def draw_sheet(rows: list[Row], title: str, per_side: int) -> Image.Image:
         draw.line((GAP, top - GAP // 2, size[0] - GAP, top - GAP // 2), "#e4e6e9")
         draw.multiline_text((GAP, top + 34), _wrapped(row.label), INK, ImageFont.load_default(16))
         draw.text((GAP, top + THUMB - 12), f"{row.images} images", FAINT, small)
-        for left, images in ((NAMES, row.best), (middle, row.worst)):
-            for column, (path, confidence) in enumerate(images):
-                _draw_image(sheet, (left + column * step, top), path, row.label, confidence)
+        for left, shown in ((NAMES, row.best), (middle, row.worst)):
+            for column, (path, confidence) in enumerate(shown):
+                place = (left + column * step, top)
+                _draw_image(sheet, place, images.get(path), row.label, confidence)
     return sheet
 
 
 def _draw_image(
-    sheet: Image.Image, at: tuple[int, int], path: str, label: str, confidence: float
+    sheet: Image.Image,
+    at: tuple[int, int],
+    thumbnail: Image.Image | None,
+    label: str,
+    confidence: float,
 ) -> None:
     left, top = at
     draw = ImageDraw.Draw(sheet)
-    sheet.paste(_thumbnail(path), (left, top))
+    sheet.paste(thumbnail or MISSING, (left, top, left + THUMB, top + THUMB))
     bar = top + THUMB
     draw.rectangle((left, bar, left + THUMB - 1, bar + 3), "#e4e6e9")
     colour = GOOD if confidence >= 0.9 else FAIR if confidence >= 0.5 else POOR
     draw.rectangle((left, bar, left + round((THUMB - 1) * confidence), bar + 3), colour)
     caption = f"{_clipped(label, 13)} {confidence:.2f}"
     draw.text((left, bar + 5), caption, INK, ImageFont.load_default(12))
-
-
-def _thumbnail(path: str) -> Image.Image:
-    """Return the image as a square; a grey one where it cannot be read any more."""
-    try:
-        with Image.open(local_path(path)) as image:
-            image.draft("RGB", (2 * THUMB, 2 * THUMB))  # a JPEG is decoded at a fraction
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return ImageOps.fit(upright, (THUMB, THUMB), Image.Resampling.LANCZOS)
-    except Exception as error:
-        logger.warning("%s: no thumbnail on the contact sheet: %s", path, error)
-        return Image.new("RGB", (THUMB, THUMB), "#c9ccd1")
 
 
 def _wrapped(label: str, width: int = 16) -> str:

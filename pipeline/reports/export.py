@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -14,7 +13,8 @@ import polars as pl
 
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
-from pipeline.images.sources import local_path
+from pipeline.images.paths import is_local, local_path, name_of
+from pipeline.images.reading import read_bytes
 from pipeline.labels.labelling import current_labels
 from pipeline.store import Store
 from pipeline.training.selection import TABLE as SELECTION
@@ -119,9 +119,9 @@ def _write_folder(store: Store, table: pl.DataFrame, out: Path, form: str) -> No
         raise InputError(f"{out}: is a file; name a new folder for {form}")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; name a new folder")
-    missing = [path for path in table["path"] if not Path(local_path(path)).is_file()]
-    if missing:
-        raise InputError(f"{missing[0]}: went away since the last run; run again, then export")
+    gone = [path for path in table["path"] if _is_gone(path)]
+    if gone:
+        raise InputError(f"{gone[0]}: went away since the last run; run again, then export")
     if form == "imagefolder":
         _copy_images(table, out)
     else:
@@ -138,7 +138,7 @@ def _tasks(table: pl.DataFrame) -> list[dict[str, object]]:
     """Tasks in Label Studio's import format, labels as predictions of one choice."""
     return [
         {
-            "data": {"image": f"/data/local-files/?d={_quoted(row['path'])}"},
+            "data": {"image": _place(row["path"])},
             "predictions": [
                 {
                     "model_version": "pseudolabel",
@@ -158,19 +158,21 @@ def _tasks(table: pl.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def _quoted(path: str) -> str:
-    return quote(os.fsencode(local_path(path)).lstrip(b"/"))
+def _place(path: str) -> str:
+    """Return where Label Studio finds an image; an object lies in a storage it was told of."""
+    if not is_local(path):
+        return path
+    return f"/data/local-files/?d={quote(os.fsencode(local_path(path)).lstrip(b'/'))}"
 
 
 def _copy_images(table: pl.DataFrame, out: Path) -> None:
     for path, image_id, label in table.select("path", "image_id", "label").iter_rows():
-        source = Path(local_path(path))
         folder = out / _folder_name(label)
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / source.name
+        target = folder / name_of(path)
         if target.exists():  # the same name from two folders
-            target = folder / f"{source.stem}-{image_id[:8]}{source.suffix}"
-        shutil.copy2(source, target)
+            target = target.with_stem(f"{target.stem}-{image_id[:8]}")
+        target.write_bytes(_content(path))
 
 
 def _write_shards(table: pl.DataFrame, out: Path, classes: list[str]) -> None:
@@ -179,12 +181,24 @@ def _write_shards(table: pl.DataFrame, out: Path, classes: list[str]) -> None:
     for shard, rows in enumerate(images.iter_slices(_SHARD_IMAGES)):
         with tarfile.open(out / f"shard-{shard:05d}.tar", "w") as tar:
             for row in rows.iter_rows(named=True):
-                source = Path(local_path(row["path"]))
-                key, suffix = row["image_id"], PurePath(source).suffix.lower() or ".jpg"
+                key, suffix = row["image_id"], PurePath(name_of(row["path"])).suffix.lower()
                 about = {name: row[name] for name in ("path", "label", "score", "confidence")}
-                _add(tar, f"{key}{suffix}", source.read_bytes())
+                _add(tar, f"{key}{suffix or '.jpg'}", _content(row["path"]))
                 _add(tar, f"{key}.cls", str(classes.index(row["label"])).encode())
                 _add(tar, f"{key}.json", json.dumps(about, ensure_ascii=False).encode())
+
+
+def _is_gone(path: str) -> bool:
+    return is_local(path) and not Path(local_path(path)).is_file()
+
+
+def _content(path: str) -> bytes:
+    try:
+        return read_bytes(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read: {error}; what was written is not whole"
+        ) from error
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -46,10 +46,10 @@ def status(store: Store) -> Status:
     identity = store.identity()
     selection = store.read("selections/default", ["kept"])["kept"]
     pointer = store.get_json("index/current.json")
-    parts = [str(part) for part in _listed(pointer.get("parts"))]
-    indexed = store.read("embeddings", ["image_id"], parts)["image_id"].n_unique()
+    indexed = pointer.get("vectors", 0)
+    assert isinstance(indexed, int)
     return Status(
-        store=str(store.root),
+        store=store.location,
         encoder=str(identity) if identity else None,
         runs=diary.n_unique(),
         last_run=str(diary.max()) if len(diary) else None,
@@ -60,9 +60,5 @@ def status(store: Store) -> Status:
         selected=int(selection.sum() or 0),
         indexed=indexed,
         trained=bool(store.get_json("models/mlp/head.json")),
-        bytes=sum(file.stat().st_size for file in store.root.rglob("*") if file.is_file()),
+        bytes=sum(store.folder.sizes().values()),
     )
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

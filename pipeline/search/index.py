@@ -6,6 +6,8 @@ two are only ever written together.
 Shapes: N images in the index, Q queries, D embedding dimensions, K neighbours asked for.
 """
 
+import hashlib
+import logging
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -14,11 +16,15 @@ import numpy as np
 import polars as pl
 
 from pipeline.arrays import Floats, Halves, Ints, require_unit_rows
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import DamagedFileError, InputError
+from pipeline.parts import name_sum, uncovered
 from pipeline.store import Store
 from pipeline.vectors import iterate_vectors
 
-_CURRENT = "index/current.json"
+CURRENT = "index/current.json"
+_KINDS = ("faiss", "parquet")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,11 @@ class SearchIndex:
         kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
         return cls(faiss.IndexScalarQuantizer(dimension, kind, metric), [], [])
 
-    def add(self, part: str, ids: list[str], vectors: Halves) -> None:
-        """Append the vectors (n, D) of one part."""
+    def add(self, ids: list[str], vectors: Halves) -> None:
+        """Append vectors (n, D)."""
         if ids:
             self._index.add(np.ascontiguousarray(vectors, np.float32))
         self.ids += ids
-        self.parts.append(part)
 
     def search(self, queries: Floats, k: int, among: Ints | None = None) -> Neighbours:
         """Find the K nearest images of each query by cosine.
@@ -96,23 +101,37 @@ def update_index(store: Store) -> IndexSummary:
     identity = store.identity()
     if identity is None:
         return IndexSummary(vectors=0, added=0)
-    index = _load(store)
     parts = store.parts("embeddings")
-    if index is None or not set(index.parts) <= set(parts):
+    try:
+        index = _load(store)
+    except DamagedFileError as error:
+        logger.warning("%s; it is built anew", error)
+        index = None
+    if index is None or not _all_there(index.parts, parts):
         index = SearchIndex.empty(identity.dimension)
-    elif len(index.parts) == len(parts):
-        return IndexSummary(vectors=len(index), added=0)
-    before, done = len(index), set(index.parts)
+    before, missing = len(index), set(uncovered(parts, index.parts))
+    if not missing and index.parts == parts:
+        return IndexSummary(vectors=before, added=0)
+    held = set(index.ids)
     for part, ids, vectors in iterate_vectors(store):  # an id that two parts hold comes once
-        if part not in done:
-            index.add(part, ids, vectors)
-    _save(store, index)
+        if part in missing:
+            fresh = np.flatnonzero([image_id not in held for image_id in ids])
+            index.add([ids[row] for row in fresh], vectors[fresh])
+    index.parts = parts
+    save_index(store, index)
     return IndexSummary(vectors=len(index), added=len(index) - before)
 
 
 def is_current(store: Store) -> bool:
     """Tell whether the index holds exactly the parts that the store holds."""
-    return store.get_json(_CURRENT).get("parts", []) == store.parts("embeddings")
+    try:
+        pointer = store.get_json(CURRENT)
+    except DamagedFileError:
+        return False
+    held = [str(part) for part in _listed(pointer.get("parts"))]
+    files = {f"{pointer.get('name')}.{kind}" for kind in _KINDS}
+    there = not pointer or files <= set(store.folder.names("index"))
+    return there and name_sum(held) == name_sum(store.parts("embeddings"))
 
 
 def load_index(store: Store) -> SearchIndex:
@@ -120,40 +139,67 @@ def load_index(store: Store) -> SearchIndex:
 
     Raises:
         InputError: the store has none yet.
-        StoreError: its files are damaged.
+        DamagedFileError: its files are not as they were written.
     """
     index = _load(store)
     if index is None:
-        raise InputError(f"{store.root}: holds no index yet; `pseudolabel run` makes it")
+        raise InputError(f"{store.location}: holds no index yet; `pseudolabel run` makes it")
     return index
 
 
+def index_files(store: Store) -> dict[str, str]:
+    """Return the files of the index in force and the SHA-256 that each was written with."""
+    pointer = store.get_json(CURRENT)
+    if not pointer:
+        return {}
+    return {f"index/{pointer['name']}.{kind}": str(pointer[kind]) for kind in _KINDS}
+
+
 def _load(store: Store) -> SearchIndex | None:
-    pointer = store.get_json(_CURRENT)
+    return store.steadily(lambda: _load_once(store))
+
+
+def _load_once(store: Store) -> SearchIndex | None:
+    pointer, held = store.get_json(CURRENT), []
     if not pointer:
         return None
-    name, parts = pointer["name"], pointer["parts"]
-    assert isinstance(parts, list)
-    vectors, ids = store.root / f"index/{name}.faiss", store.root / f"index/{name}.parquet"
-    try:
-        index = faiss.read_index(str(vectors))
-        image_ids = pl.read_parquet(ids)["image_id"].to_list()
-    except (RuntimeError, OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(
-            f"{vectors}: the index cannot be read ({str(error).splitlines()[0]}). "
-            f"It is a cache: delete {store.root / 'index'} and run again."
-        ) from error
-    return SearchIndex(index, image_ids, [str(part) for part in parts])
+    for name, checksum in index_files(store).items():
+        data = store.get(name)
+        if data is None:
+            raise FileNotFoundError(name)  # replaced by a newer one meanwhile
+        if hashlib.sha256(data).hexdigest() != checksum:
+            raise store.damaged(name, "it does not match its checksum")
+        held.append(data)
+    index = faiss.deserialize_index(np.frombuffer(held[0], np.uint8))
+    ids = pl.read_parquet(BytesIO(held[1]))["image_id"].to_list()
+    return SearchIndex(index, ids, [str(part) for part in _listed(pointer["parts"])])
 
 
-def _save(store: Store, index: SearchIndex) -> None:
+def save_index(store: Store, index: SearchIndex) -> None:
+    """Write an index of the vectors that the store holds now, and turn the pointer to it."""
     name = store.state("embeddings")
-    old = store.get_json(_CURRENT).get("name")
     buffer = BytesIO()
     pl.DataFrame({"image_id": index.ids}, schema={"image_id": pl.String}).write_parquet(buffer)
-    store.put(f"index/{name}.parquet", buffer.getbuffer())
-    store.put(f"index/{name}.faiss", faiss.serialize_index(index._index).data)
-    store.put_json(_CURRENT, {"name": name, "parts": index.parts})
-    if old and old != name:
-        for suffix in ("parquet", "faiss"):
-            (store.root / f"index/{old}.{suffix}").unlink(missing_ok=True)
+    contents = [faiss.serialize_index(index._index).data, buffer.getbuffer()]
+    pointer: dict[str, object] = {
+        "name": name,
+        "parts": index.parts,
+        "vectors": len(index),
+    }
+    for kind, content in zip(_KINDS, contents, strict=True):
+        store.put(f"index/{name}.{kind}", content)
+        pointer[kind] = hashlib.sha256(content).hexdigest()
+    store.put_json(CURRENT, pointer)
+    for file in store.folder.names("index"):
+        if file.rpartition(".")[0] not in (name, "current"):
+            store.delete(f"index/{file}")
+
+
+def _all_there(held: list[str], parts: list[str]) -> bool:
+    """Tell whether all that the index holds is still in the store, be it merged."""
+    missing = uncovered(parts, held)
+    return name_sum(held) == (name_sum(parts) - name_sum(missing)) % 2**64
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []

@@ -10,6 +10,8 @@ from pipeline.store import Store
 from pipeline.training.selection import TABLE, selection_state
 
 HEAD = "mlp"
+FOLDER = f"models/{HEAD}"
+HEAD_JSON = f"{FOLDER}/head.json"
 
 
 def why_not(store: Store) -> str | None:
@@ -27,9 +29,16 @@ def why_not(store: Store) -> str | None:
 
 def train_fingerprint(store: Store, settings: dict[str, object], side_text: str) -> str:
     """Return what a head trained now would be made of."""
-    return digest([selection_state(store), settings, side_text])
+    told = store.state("side_info") if side_text == "shards" else None
+    return digest([selection_state(store), settings, side_text, told])
 
 
 def head_fingerprint(store: Store) -> str:
     """Return what the saved head was made of; empty when there is none."""
-    return str(store.get_json(f"models/{HEAD}/head.json").get("fingerprint", ""))
+    return str(store.get_json(HEAD_JSON).get("fingerprint", ""))
+
+
+def head_file(store: Store) -> dict[str, str]:
+    """Return the weights file of the head in force and the SHA-256 it was written with."""
+    about = store.get_json(HEAD_JSON)
+    return {f"{FOLDER}/{about['weights']}": str(about["sha256"])} if about else {}

@@ -1,15 +1,14 @@
 """A trained head on disk: safetensors for the weights, JSON for all that is needed to use them."""
 
+import hashlib
 from dataclasses import dataclass
 
 import safetensors.torch
 
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import InputError
 from pipeline.store import Store
-from pipeline.training.freshness import HEAD
+from pipeline.training.freshness import FOLDER, HEAD_JSON
 from pipeline.training.heads import MultimodalMLP
-
-_FOLDER = f"models/{HEAD}"
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,17 @@ def save_head(store: Store, head: MultimodalMLP, about: dict[str, object], finge
     Returns:
         The path of the JSON, relative to the store.
     """
-    old = store.get_json(f"{_FOLDER}/head.json").get("weights")
+    old = store.get_json(HEAD_JSON).get("weights")
     weights = f"head-{fingerprint}.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in head.state_dict().items()}
-    store.put(f"{_FOLDER}/{weights}", safetensors.torch.save(tensors))
-    content = {"weights": weights, "fingerprint": fingerprint, **about}
-    store.put_json(f"{_FOLDER}/head.json", content)
+    data = safetensors.torch.save(tensors)
+    checksum = hashlib.sha256(data).hexdigest()
+    content = {"weights": weights, "sha256": checksum, "fingerprint": fingerprint, **about}
+    store.put(f"{FOLDER}/{weights}", data)
+    store.put_json(HEAD_JSON, content)
     if old and old != weights:
-        (store.root / _FOLDER / str(old)).unlink(missing_ok=True)
-    return f"{_FOLDER}/head.json"
+        store.delete(f"{FOLDER}/{old}")
+    return HEAD_JSON
 
 
 def load_head(store: Store) -> SavedHead:
@@ -44,18 +45,27 @@ def load_head(store: Store) -> SavedHead:
 
     Raises:
         InputError: there is none yet.
-        StoreError: its files are damaged.
+        DamagedFileError: its files are not as they were written.
     """
-    about = store.get_json(f"{_FOLDER}/head.json")
-    if not about:
-        raise InputError(f"{store.root}: holds no trained head yet; `pseudolabel train` makes it")
-    path = store.root / _FOLDER / str(about["weights"])
+    about, data = store.steadily(lambda: _read_head(store))
     classes, sizes = about["classes"], about["sizes"]
     assert isinstance(classes, list) and isinstance(sizes, dict)
     head = MultimodalMLP(classes=len(classes), dropout=0.0, **sizes)
-    try:
-        head.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise StoreError(f"{path}: the head cannot be read: {error}; train it again") from error
+    head.load_state_dict(safetensors.torch.load(data))
     head.eval()
     return SavedHead(head, [str(name) for name in classes], str(about["side_text"]), about)
+
+
+def _read_head(store: Store) -> tuple[dict[str, object], bytes]:
+    about = store.get_json(HEAD_JSON)
+    if not about:
+        raise InputError(
+            f"{store.location}: holds no trained head yet; `pseudolabel train` makes it"
+        )
+    name = f"{FOLDER}/{about['weights']}"
+    data = store.get(name)
+    if data is None:
+        raise FileNotFoundError(name)  # replaced by a newer one meanwhile
+    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+        raise store.damaged(name, "it does not match its checksum")
+    return about, data

@@ -6,24 +6,25 @@ Shapes: N images, D embedding dimensions.
 """
 
 import csv
+import json
 import os
 import re
 import unicodedata
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path, PurePath
 
 import numpy as np
 
 from pipeline.arrays import Floats
+from pipeline.caching import cached_arrays, keep_arrays
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.identity import digest
-from pipeline.images.sources import local_path, path_text, whole_path
+from pipeline.images.paths import name_of, path_text, whole_path
 from pipeline.label_set import LabelSet, normal_word
 from pipeline.store import Store
 
-NONE, FILE_NAME = "none", "file-name"
+NONE, FILE_NAME, SHARDS = "none", "file-name", "shards"
 
 
 def side_vectors(
@@ -37,7 +38,8 @@ def side_vectors(
 
     Args:
         store: caches the vectors by their texts.
-        kind: none, file-name, or a CSV file with the columns path and text.
+        kind: none, file-name, shards (what tars tell of their members), or a CSV file with the
+            columns path and text.
         paths: of the images.
         label_set: whose words are taken out of the texts.
         encoder: called only when the vectors are not cached.
@@ -52,9 +54,12 @@ def side_vectors(
         return np.empty((len(paths), 0), np.float32)
     if kind == FILE_NAME:
         texts = [words_of_name(path) for path in paths]
+    elif kind == SHARDS:
+        given = _told_by_shards(store)
+        texts = [given.get(path, "") for path in paths]
     else:
         given = _read_csv(Path(kind))
-        texts = [given.get(path) or given.get(PurePath(path).name) or "" for path in paths]
+        texts = [given.get(path) or given.get(name_of(path)) or "" for path in paths]
     words = [word for entry in label_set.classes for word in (entry.name, *entry.aliases)]
     masked = [without(text, words) for text in texts]
     distinct = sorted(set(masked) - {""})
@@ -73,7 +78,7 @@ def words_of_name(path: str) -> str:
     >>> words_of_name("/photos/dog/IMG_0042-red_envelope.v2.jpg")
     'img red envelope v'
     """
-    stem = os.fsencode(PurePath(local_path(path)).stem).decode(errors="replace")
+    stem = os.fsencode(PurePath(name_of(path)).stem).decode(errors="replace")
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFC", stem))
     return " ".join(re.findall(r"[^\W\d_]+", apart)).casefold()
 
@@ -103,17 +108,30 @@ def _forms(word: str) -> str:
 def _cached(store: Store, texts: list[str], encoder: Callable[[], ImageEncoder]) -> Floats:
     identity = store.identity()
     key = digest([identity.weights if identity else None, texts])
-    held = store.root / f"cache/side-text/{key}.npy"
-    if held.exists():
-        cached: Floats = np.load(held)
-        return cached
+    name = f"cache/side-text/{key}.npz"
+    held = cached_arrays(store, name)
+    if held is not None:
+        return held["vectors"]
     model = encoder()
     store.claim(model.identity)
     vectors = model.encode_texts(texts)
-    buffer = BytesIO()
-    np.save(buffer, vectors)
-    store.put(f"cache/side-text/{key}.npy", buffer.getbuffer())
+    keep_arrays(store, name, vectors=vectors)
     return vectors
+
+
+def _told_by_shards(store: Store) -> dict[str, str]:
+    """Return the text of each tar member: its key.txt, or else the caption in its key.json."""
+    rows = store.read("side_info", ["path", "text", "json"]).unique("path", keep="last")
+    return {path: text or _caption(about) for path, text, about in rows.iter_rows()}
+
+
+def _caption(about: str | None) -> str:
+    try:
+        content = json.loads(about or "{}")
+    except ValueError:
+        return ""
+    caption = content.get("caption") if isinstance(content, dict) else None
+    return caption if isinstance(caption, str) else ""
 
 
 def _read_csv(file: Path) -> dict[str, str]:

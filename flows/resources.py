@@ -1,0 +1,54 @@
+"""What a config names, loaded: its model once per process, its label set, its decoders."""
+
+import threading
+from typing import TYPE_CHECKING
+
+from pipeline.config import Config
+from pipeline.label_set import LabelSet, LabelVectors, load_label_set
+
+if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
+    from pipeline.clip.encoder import Encoder
+    from pipeline.images.decoding import Fit
+    from pipeline.images.workers import Decoders
+
+_encoders: dict[tuple[str, str, str], "Encoder"] = {}
+_loading = threading.Lock()  # two threads must not load one model twice
+
+
+def encoder(config: Config) -> "Encoder":
+    """Return the config's model, loaded once per process."""
+    from pipeline.clip.encoder import load_encoder
+
+    wanted = config.encoder
+    key = (wanted.model, wanted.device, wanted.precision)
+    with _loading:
+        if key not in _encoders:
+            _encoders[key] = load_encoder(
+                wanted.model, device=wanted.device, precision=wanted.precision
+            )
+        return _encoders[key]
+
+
+def label_set(config: Config) -> LabelSet:
+    """Return the config's label set."""
+    template = config.labels.template
+    return load_label_set(config.labels.label_set, (template,) if template else ())
+
+
+def label_vectors(config: Config) -> LabelVectors:
+    """Embed the config's label set, without a store to keep the vectors in."""
+    from pipeline.clip.prompts import embed_labels
+
+    return embed_labels(label_set(config), encoder(config))
+
+
+def decoders(config: Config, fit: "Fit", processes: int) -> "Decoders":
+    """Return processes that decode and fit pictures, to be used in a with-statement."""
+    from pipeline.images.workers import Decoders
+
+    return Decoders(
+        fit,
+        max_pixels=config.scan.max_pixels,
+        processes=processes,
+        timeout=config.scan.decode_seconds,
+    )

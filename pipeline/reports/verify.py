@@ -1,0 +1,159 @@
+"""Verify: every byte of every file against its checksum, and the tables against one another."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+
+from pipeline.arrays import UNIT_TOLERANCE
+from pipeline.caching import cached_arrays
+from pipeline.errors import DamagedFileError
+from pipeline.parts import DamagedPartError, check_whole
+from pipeline.repair import delete_orphans, record_lost, set_aside
+from pipeline.search.index import CURRENT, index_files, load_index
+from pipeline.store import IDENTITY, Store
+from pipeline.training.freshness import HEAD_JSON, head_file
+from pipeline.vectors import iterate_vectors
+
+logger = logging.getLogger(__name__)
+Progress = Callable[[int], None]
+_TABLES = {"files", "embeddings", "side_info", "labels", "selections", "predictions"}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not as it was written, and what was done about it."""
+
+    file: str
+    what: str
+    done: str
+
+
+@dataclass(frozen=True)
+class VerifySummary:
+    """What one verification found."""
+
+    files: int  # checked
+    bytes: int
+    images: int  # vectors whose length was checked
+    lost: int  # files without a vector, which the next run reads again
+    faults: list[Fault]
+
+
+def verify(store: Store, *, now: datetime, on_progress: Progress = lambda _: None) -> VerifySummary:
+    """Check a store, set aside what is damaged, and record what the next run must make again.
+
+    Args:
+        store: the store; its lock must be held.
+        now: the present, with time zone.
+        on_progress: told how many files were checked since it was last told.
+    """
+    faults = []
+    sizes = {name: size for name, size in store.folder.sizes().items() if _is_ours(name)}
+    if store.get(IDENTITY) is None:
+        faults.append(_put_right(store, store.damaged(IDENTITY, "it is not there"), now))
+    # The encoder first, then the observations: what a lost vector means is told by them.
+    for name in sorted(sizes, key=lambda name: (name != IDENTITY, name[:6] != "files/", name)):
+        try:
+            _check(store, name)
+        except DamagedFileError as error:
+            faults.append(_put_right(store, error, now))
+        on_progress(1)
+    images, unsound = _check_vectors(store)
+    faults += [_put_right(store, fault, now) for fault in unsound]
+    if not unsound:
+        faults += _check_index(store, now)
+    lost = record_lost(store, now=now)
+    orphans = delete_orphans(store)
+    faults += [Fault(name, "made of vectors that are gone", "removed") for name in orphans]
+    return VerifySummary(len(sizes), sum(sizes.values()), images, lost, faults)
+
+
+def _is_ours(name: str) -> bool:
+    hidden = any(part.startswith(".") for part in name.split("/"))
+    return not hidden and not name.startswith("damaged/")
+
+
+def _put_right(store: Store, error: DamagedFileError, now: datetime) -> Fault:
+    done = set_aside(store, error.name, now=now)
+    logger.warning("%s: %s: %s", error.name, error.why, done)
+    return Fault(error.name, error.why, done)
+
+
+def _check(store: Store, name: str) -> None:
+    """Check one file.
+
+    Raises:
+        DamagedFileError: it is not as it was written.
+    """
+    table, _, file = name.rpartition("/")
+    if file.endswith(".json"):
+        store.get_json(name)
+        if name in (CURRENT, HEAD_JSON):
+            _check_named(store, name)
+        return
+    data = store.get(name)
+    if data is None:  # it went away meanwhile: readers and caches come and go
+        return
+    if file.endswith(".parquet") and table.split("/")[0] in _TABLES:
+        try:
+            check_whole(data)
+        except DamagedPartError as error:
+            raise store.damaged(name, str(error)) from error
+    elif file.endswith(".npz"):
+        if cached_arrays(store, name) is None:
+            raise store.damaged(name, "its arrays do not match their checksums")
+    elif file.endswith(".png"):
+        _check_picture(store, name, data)
+
+
+def _check_named(store: Store, name: str) -> None:
+    """Check the files that a pointer names with their checksums."""
+    for file, checksum in (index_files(store) if name == CURRENT else head_file(store)).items():
+        data = store.get(file)
+        if data is None:
+            raise store.damaged(name, f"it names {file}, which is not there")
+        if hashlib.sha256(data).hexdigest() != checksum:
+            raise store.damaged(file, "it does not match its checksum")
+
+
+def _check_picture(store: Store, name: str, data: bytes) -> None:
+    try:
+        with Image.open(BytesIO(data)) as image:
+            image.verify()  # PNG has a CRC-32 per chunk
+    except Exception as error:
+        raise store.damaged(name, f"{type(error).__name__}: {error}") from error
+
+
+def _check_vectors(store: Store) -> tuple[int, list[DamagedFileError]]:
+    """Check that vectors are of unit length; none is NaN."""
+    images, faults = 0, []
+    for part, _, vectors in iterate_vectors(store):
+        lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
+        images += len(lengths)
+        if not np.all(np.abs(lengths - 1) <= 2 * UNIT_TOLERANCE):
+            name = f"embeddings/{part}.parquet"
+            faults.append(store.damaged(name, "a vector is not of unit length"))
+    return images, faults
+
+
+def _check_index(store: Store, now: datetime) -> list[Fault]:
+    """Check that the index holds the vectors of the store, under their ids."""
+    if not store.get_json(CURRENT):
+        return []
+    index = load_index(store)
+    place = {image_id: row for row, image_id in enumerate(index.ids)}
+    for _, ids, vectors in iterate_vectors(store):
+        known = np.flatnonzero([image_id in place for image_id in ids])
+        if not len(known):
+            continue
+        rows = np.array([place[ids[at]] for at in known], np.int64)
+        if not np.array_equal(index.vectors(rows), vectors[known].astype(np.float32)):
+            error = store.damaged(CURRENT, "a vector in it is not the one of its image")
+            return [_put_right(store, error, now)]
+    return []
