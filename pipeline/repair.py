@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from pipeline.catalog import current_files
 from pipeline.errors import DamagedFileError
 from pipeline.parts import span
 from pipeline.runs import new_run_id
 from pipeline.store import FORMAT, IDENTITY, STORE, Store, part_name
 from pipeline.tables import FILES
 
-LOST = "its embedding is gone; the next run reads it again"
+LOST = "what was made of it is damaged; the next run reads it again"
 _CACHES = ("cache", "index")
 
 
@@ -47,7 +46,10 @@ def set_aside(store: Store, name: str, *, now: datetime) -> str:
         for derived in _derived(store, part):
             store.delete(derived)
     elif table == "side_info":
-        _forget_members(store, now=now)
+        _record(store, pl.col("path").str.starts_with("tar"), now=now)  # members, to be read again
+    elif table == "files":
+        # An unchanged tar is not opened, so its members would not be found again.
+        _record(store, pl.col("status") == "shard", now=now, without=part)
     place = f"damaged/{now.astimezone(UTC):%Y%m%dT%H%M%S%f}"
     # A head's two files are only ever used together.
     together = store.folder.names(table) if table.startswith("models/") else [file]
@@ -88,28 +90,35 @@ def record_lost(store: Store, *, now: datetime, without: str | None = None) -> i
             held.update(store.read("embeddings", ["image_id"], [part])["image_id"])
         except DamagedFileError:  # what it held is recorded now, and it is set aside in its turn
             continue
-    return _record(store, pl.col("image_id").is_in(list(held)).not_(), now)
+    bare = (pl.col("status") == "ok") & ~pl.col("image_id").is_in(list(held))
+    return _record(store, bare, now=now)
 
 
-def _forget_members(store: Store, *, now: datetime) -> None:
-    """Have every shard opened again, for its texts are gone."""
-    _record(store, pl.col("path").str.starts_with("tar://"), now)
+def _record(store: Store, which: pl.Expr, *, now: datetime, without: str | None = None) -> int:
+    """Record files as lost, and the shards they lie in, so that those are opened again.
 
-
-def _record(store: Store, which: pl.Expr, now: datetime) -> int:
-    """Record present files as lost, and the shards they lie in, so that those are opened again."""
-    try:
-        files = current_files(store)
-    except DamagedFileError as error:
-        set_aside(store, error.name, now=now)
-        return _record(store, which, now)
-    lost = files.filter((pl.col("status") == "ok") & which)
-    shards = files.filter(
-        (pl.col("status") == "shard") & pl.col("path").is_in(lost["source"].implode())
-    )
-    if len(lost):
+    Args:
+        store: the store.
+        which: those among the files that are readable, or are shards themselves.
+        now: the present, with time zone.
+        without: a part of `files` that does not count.
+    """
+    parts = []
+    for part in store.parts("files"):
+        try:
+            if part != without:
+                parts.append(store.read("files", parts=[part]))
+        except DamagedFileError:  # it is set aside in its turn, and what it held read again
+            continue
+    files = pl.concat(parts).unique("path", keep="last", maintain_order=True) if parts else None
+    if files is None:
+        return 0
+    lost = files.filter(pl.col("status").is_in(["ok", "shard"]) & which)
+    around = (pl.col("status") == "shard") & pl.col("path").is_in(lost["source"].implode())
+    rows = pl.concat([lost, files.filter(around)]).unique("path")
+    if len(rows):
         run_id = new_run_id(store, now)
-        rows = pl.concat([lost, shards]).with_columns(
+        rows = rows.with_columns(
             image_id=pl.lit(None, pl.String),
             status=pl.lit("lost"),
             reason=pl.lit(LOST),

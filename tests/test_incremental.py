@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from PIL import Image
 
 from pipeline.arrays import Floats, Pixels
-from pipeline.catalog import present_images
+from pipeline.catalog import current_files, present_images
 from pipeline.clip.embed import embed_shard
 from pipeline.compaction import compact
 from pipeline.folder import LocalFolder
@@ -150,12 +150,23 @@ class Drops(RuleBasedStateMachine):
         self.take(shard_rows)
         for place in PLACES:
             file = self.files.get(place)
-            if file is None:
+            if file is not None and file.young and self.killed:
+                self.seen.pop(place, None)  # a killed run may have seen what lay here before
+                if before := self.recorded(place):
+                    self.seen[place] = before
+            elif file is None:
                 self.seen.pop(place, None)
             elif not file.young:
                 self.seen[place] = File(file.content)
         self.ever |= {file.content for file in self.seen.values() if file.content != 7}
         self.killed = False
+
+    def recorded(self, place: str) -> File | None:
+        """Return what the store knows to lie at a place."""
+        rows = current_files(self.store).filter(pl.col("path").str.ends_with(f"/images/{place}"))
+        [image] = rows.filter(pl.col("status") != "gone")["image_id"].to_list() or [None]
+        found = [number for number in range(8) if image_id(content_of(number)) == image]
+        return File(found[0]) if found else None
 
     @rule(shard_rows=st.integers(1, 3), at=st.integers(0, 12))
     def run_killed(self, shard_rows: int, at: int) -> None:
@@ -232,7 +243,11 @@ class Drops(RuleBasedStateMachine):
         table = flat_table(self.store)
         view = table.with_columns(pl.col("path").str.split("/images/").list.last())
         expected = sorted(
-            (names[place], ids.get(place), NAMES[file.content % 4] if place in good else None)
+            (
+                names[place],
+                image_id(content_of(file.content)),
+                NAMES[file.content % 4] if place in good else None,
+            )
             for place, file in self.seen.items()
         )
         assert list(view.select("path", "image_id", "label").iter_rows()) == expected

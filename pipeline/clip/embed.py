@@ -8,6 +8,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
@@ -98,7 +99,7 @@ def embed_shard(
     threads = threads or os.cpu_count() or 1
     batch = _Batch(encoder, batch_size)
     everything: list[_Seen] = []
-    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+    with _readers(threads) as pool:
         # The window bounds memory: decoded pictures wait for at most one batch beyond the present.
         window, told = batch_size + 2 * threads, 0
         for seen in _in_order(pool, lambda row: _look(row, known, decode), planned(plan), window):
@@ -215,6 +216,16 @@ def _side_rows(plan: pl.DataFrame, everything: list[_Seen], run_id: str) -> pa.T
         if seen.side is not None
     ]
     return pa.Table.from_pylist(rows, SIDE_INFO)
+
+
+@contextmanager
+def _readers(count: int) -> Iterator[Executor]:
+    """Run threads that leave undone, at Ctrl-C, what they had not begun."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="read")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _in_order(

@@ -93,7 +93,10 @@ def flat_table(store: Store) -> pl.DataFrame:
     return (
         joined.with_columns(
             pl.col("selected").fill_null(False),
-            reason=pl.coalesce("reason", "label_reason", "select_reason"),
+            # A reader may come between the commit of a file and that of its label.
+            reason=pl.when(pl.col("topk_labels").is_null() & (pl.col("status") == "ok"))
+            .then(pl.lit("not labelled yet"))
+            .otherwise(pl.coalesce("reason", "label_reason", "select_reason")),
         )
         .select(COLUMNS)
         .sort("path")
