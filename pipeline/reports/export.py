@@ -17,6 +17,7 @@ from pipeline.images.paths import is_local, local_path, name_of
 from pipeline.images.reading import read_bytes
 from pipeline.labels.labelling import current_labels
 from pipeline.store import Store
+from pipeline.tables import LABELS
 from pipeline.training.selection import TABLE as SELECTION
 
 FORMATS = ("parquet", "csv", "imagefolder", "webdataset", "label-studio")
@@ -84,7 +85,8 @@ def flat_table(store: Store) -> pl.DataFrame:
     files = current_files(store, ["image_id", "status", "reason"])
     files = files.filter(pl.col("status").is_in(["ok", "unreadable"]))
     run = current_labels(store)
-    labels = store.read(run.table).unique("image_id").rename({"reason": "label_reason"})
+    told = [field.name for field in LABELS if field.name in COLUMNS]
+    labels = store.read(run.table, told).unique("image_id").rename({"reason": "label_reason"})
     selection = store.read(SELECTION, ["image_id", "kept", "split", "reason"])
     selection = selection.rename({"kept": "selected", "reason": "select_reason"})
     joined = files.join(labels, on="image_id", how="left").join(

@@ -24,7 +24,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from flows.plan import plan
 from pipeline.catalog import current_files
+from pipeline.config import make_config
 from pipeline.identity import EncoderIdentity
 from pipeline.images.scan import Rules, compare, find_changes, record_changes
 from pipeline.images.sources import list_sources
@@ -151,6 +153,12 @@ def scan_new(source: Path, location: Path) -> int:
     return changes.new
 
 
+def run_with_nothing_new(source: Path, location: Path) -> int:
+    """All that `pseudolabel run` does before it finds that there is nothing to do."""
+    values = {"store": str(location), "sources": [str(source)], "labels": {"label_set": "a,b"}}
+    return plan(make_config(values)).known
+
+
 def ask_status(source: Path, location: Path) -> int:
     """`pseudolabel status`."""
     return status(open_store(str(location))).files["ok"]
@@ -183,7 +191,16 @@ def in_own_process(step: Step, source: Path, location: Path) -> tuple[int, float
         return alone.submit(measured, step, source, location).result()
 
 
-STEPS = (walk, list_all, compare_all, scan, scan_new, ask_status, export_parquet)
+STEPS = (
+    walk,
+    list_all,
+    compare_all,
+    scan,
+    run_with_nothing_new,
+    scan_new,
+    ask_status,
+    export_parquet,
+)
 
 
 def main() -> None:
