@@ -140,7 +140,7 @@ def show_verification(summary: "VerifySummary", *, as_json: bool) -> None:
             shown.add_row(fault.file, fault.what, fault.done)
         show(f"Faults, in {checked}", shown)
     if summary.lost:
-        out.print(f"{summary.lost} files lack their vector; the next run reads them again")
+        out.print(f"{summary.lost} files lost their vectors; the next run reads them again")
 
 
 def _show_failures(config: Config, run_id: str) -> None:

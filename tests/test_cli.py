@@ -146,6 +146,7 @@ def test_run_tells_what_it_would_do_then_does_it_then_has_nothing_to_do(
     arguments = ("run", str(DATA / "images/food/kiwi"), *options(tmp_path), "--plain")
     would = command.json(*arguments, "--dry-run")
     assert (would["to_read"], would["known"]) == (12, 0)
+    assert not (tmp_path / "store").exists()
     did = command.json(*arguments)
     assert did["embed"]["embedded"] == 12
     assert command.json(*arguments) == {"nothing_new": True, "known": 12, "waiting": 0}
@@ -154,6 +155,24 @@ def test_run_tells_what_it_would_do_then_does_it_then_has_nothing_to_do(
     relabelled = command.json(*again, "--labels", "kiwi,dog", "--set", "scan.settle_seconds=0")
     assert relabelled["embed"]["files"] == 0
     assert relabelled["label"]["labelled"] == 12
+
+
+def test_a_store_is_checked_and_its_parts_are_merged(command: Command, tmp_path: Path) -> None:
+    kiwi, few = str(DATA / "images/food/kiwi"), ("--set", "run.shard_rows=5", "--plain")
+    command("run", kiwi, *options(tmp_path), *few)
+    at = ("--store", str(tmp_path / "store"))
+    merged = command.json("compact", *at, "--part-rows", "10")
+    assert merged == {"before": 9, "after": 6, "rows": 30}
+    found = command.json("verify", *at)
+    assert (found["images"], found["lost"], found["faults"]) == (12, 0, [])
+    assert command("verify", "--store", "nowhere").code == 2
+    [part, _] = sorted((tmp_path / "store/embeddings").iterdir())
+    part.write_bytes(part.read_bytes()[:-100])
+    broken = command("verify", *at, "--json")
+    assert broken.code == 1
+    [fault] = json.loads(broken.out)["faults"]
+    assert fault["file"] == f"embeddings/{part.name}"
+    assert json.loads(broken.out)["lost"] == 10  # files, for the next run to read
 
 
 def test_mixing_encoders_is_refused(command: Command, tmp_path: Path) -> None:

@@ -89,3 +89,10 @@ def test_every_file_stands_in_the_tree(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         if path.name != "__init__.py":
             assert path.name in tree, path
+
+
+def test_each_promise_names_a_test_that_is_there() -> None:
+    promises = README[README.index("## What it promises") : README.index("## The tree")]
+    named = set(re.findall(r"`(test_\w+)`", promises))
+    assert len(named) >= 12
+    assert named <= {path.stem for path in (ROOT / "tests").glob("test_*.py")}

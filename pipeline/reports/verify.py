@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.arrays import UNIT_TOLERANCE
 from pipeline.caching import cached_arrays
+from pipeline.catalog import current_files
 from pipeline.errors import DamagedFileError
 from pipeline.parts import DamagedPartError, check_whole
 from pipeline.repair import delete_orphans, record_lost, set_aside
@@ -41,7 +42,7 @@ class VerifySummary:
     files: int  # checked
     bytes: int
     images: int  # vectors whose length was checked
-    lost: int  # files without a vector, which the next run reads again
+    lost: int  # files that the next run reads again, for their vectors are gone
     faults: list[Fault]
 
 
@@ -68,7 +69,8 @@ def verify(store: Store, *, now: datetime, on_progress: Progress = lambda _: Non
     faults += [_put_right(store, fault, now) for fault in unsound]
     if not unsound:
         faults += _check_index(store, now)
-    lost = record_lost(store, now=now)
+    record_lost(store, now=now)
+    lost = current_files(store, ["status"])["status"].eq("lost").sum()
     orphans = delete_orphans(store)
     faults += [Fault(name, "made of vectors that are gone", "removed") for name in orphans]
     return VerifySummary(len(sizes), sum(sizes.values()), images, lost, faults)
