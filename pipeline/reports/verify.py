@@ -8,6 +8,7 @@ from datetime import datetime
 from io import BytesIO
 
 import numpy as np
+import polars as pl
 from PIL import Image
 
 from pipeline.arrays import UNIT_TOLERANCE
@@ -70,7 +71,7 @@ def verify(store: Store, *, now: datetime, on_progress: Progress = lambda _: Non
     if not unsound:
         faults += _check_index(store, now)
     record_lost(store, now=now)
-    lost = current_files(store, ["status"])["status"].eq("lost").sum()
+    lost = len(current_files(store, ["status"]).filter(pl.col("status") == "lost"))
     orphans = delete_orphans(store)
     faults += [Fault(name, "made of vectors that are gone", "removed") for name in orphans]
     return VerifySummary(len(sizes), sum(sizes.values()), images, lost, faults)
