@@ -36,8 +36,9 @@ def main() -> None:
     except PseudolabelError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_exit_code(error))
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error.filename or 'input or output'}: {error.strerror}", file=sys.stderr)
+    except OSError as error:  # a full disk, a folder that may not be written, a silent bucket
+        told = f"{error.filename or 'input or output'}: {error.strerror}"
+        print(f"error: {told if error.strerror else error}", file=sys.stderr)
         sys.exit(1)
 
 

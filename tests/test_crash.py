@@ -185,7 +185,7 @@ def test_each_write_in_turn_goes_wrong_and_the_tables_end_the_same(
     expected, total = final_tables(tmp_path / "undisturbed"), faults.count
     assert total > 80
     # Before and after every write are two steps: an odd stride meets both.
-    for at in range(1, total + 1, 5 if error is no_space else 3):
+    for at in range(1, total + 1, 7 if error is no_space else 5):
         store = tmp_path / f"store-{at}"
         faults.count, faults.at, faults.error = 0, at, error
         for source in (early, thirty / "0"):
