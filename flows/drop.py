@@ -17,7 +17,7 @@ from pipeline.compaction import CompactSummary
 from pipeline.config import Config
 from pipeline.errors import DamagedFileError
 from pipeline.images.scan import ScanSummary, discard_plans, together
-from pipeline.labels.labelling import LabelSummary
+from pipeline.labels.labelling import LabelSummary, recover_vectors
 from pipeline.locking import Check, writer_lock
 from pipeline.opening import create_store, open_store
 from pipeline.repair import set_aside
@@ -124,6 +124,7 @@ def _take_drop(
         check_lock()
         return stages.embed(config, scan.run_id, shard)
 
+    recover_vectors(store, now=datetime.now(UTC))
     scan = run("scan", stages.scan, config, options.retry_failed)
     listener.get().stage("embed", scan.new + scan.changed)
     with _timed(seconds, "embed"):

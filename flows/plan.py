@@ -17,6 +17,7 @@ class Plan:
     new: int
     changed: int
     gone: int
+    tars: int  # to be looked into
     waiting: int
     known: int  # files that need no reading
     stale: list[str]  # later stages that would run
@@ -24,7 +25,8 @@ class Plan:
     @property
     def any(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.to_read or self.new or self.changed or self.gone or self.stale)
+        found = self.to_read or self.new or self.changed or self.gone or self.tars
+        return bool(found or self.stale)
 
 
 def plan(config: Config, *, retry_failed: bool = False) -> Plan:
@@ -44,6 +46,7 @@ def plan(config: Config, *, retry_failed: bool = False) -> Plan:
         new=changes.new,
         changed=changes.changed,
         gone=len(changes.gone),
+        tars=len(changes.tars),
         waiting=changes.waiting,
         known=changes.listed - changes.new - changes.changed - changes.waiting,
         stale=stages.stale_stages(config),

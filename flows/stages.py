@@ -28,6 +28,7 @@ from pipeline.labels.labelling import (
     current_table,
     missing_parts,
     run_table,
+    vectors_went,
 )
 from pipeline.opening import create_store, open_store, peek_store
 from pipeline.runs import new_run_id
@@ -65,6 +66,8 @@ def stale_stages(config: Config) -> list[str]:
     """Name the stages after embedding whose results do not come from what the store holds now."""
     store = peek_store(config.store)
     identity = store.identity()
+    if vectors_went(store):
+        return ["embed", "label", "index", "select"]
     if identity is None or not store.parts("embeddings"):
         return []
     asked = config.labels

@@ -11,6 +11,7 @@ from pipeline.folder import TEMPORARY, Folder, LocalFolder
 from pipeline.repair import restored_identity
 from pipeline.store import CHECK, FORMAT, IDENTITY, LOCK, Store
 
+_CURE = "`pseudolabel verify` makes it again from what the parts say"
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +44,8 @@ def open_store(location: str) -> Store:
         InputError: there is none at `location`.
         StoreError: it is damaged, or another version of this program wrote it.
     """
-    if raw_store(location).get(IDENTITY) is None:
+    store = raw_store(location)
+    if store.get(IDENTITY) is None and not store.parts("embeddings"):
         raise InputError(f"{location}: no store here; `pseudolabel run` makes one")
     return peek_store(location)
 
@@ -113,6 +115,8 @@ def _require_nothing(folder: Folder) -> None:
         raise InputError(f"{folder.location}: is a file; a store is a folder")
     names = {entry.base_name for entry in folder.filesystem.get_file_info(wanted)} - {LOCK}
     # What is left of a run that was killed over its first write is no file of anybody's.
+    if {"files", "embeddings"} <= names:
+        raise StoreError(f"{folder.location}: store.json is gone: {_CURE}")
     if any(not name.startswith(TEMPORARY) for name in names):
         raise InputError(
             f"{folder.location}: holds files but no store; name an empty or new folder"

@@ -5,6 +5,7 @@ of the way. Where vectors went, their files are recorded as `lost`: the next run
 """
 
 import json
+from bisect import bisect_right
 from datetime import UTC, datetime
 
 import polars as pl
@@ -137,17 +138,24 @@ def _move(store: Store, name: str, to: str) -> None:
 
 def delete_orphans(store: Store) -> list[str]:
     """Delete the parts that were made of parts of `embeddings` which are there no more."""
-    spans = [span(part) for part in store.parts("embeddings")]
-    tables = {name.rpartition("/")[0] for name in _derived(store, "")}
-    orphans = [
-        part_name(table, part)
-        for table in sorted(tables)
-        for part in store.parts(table)
-        if not any(first <= span(part)[0] and span(part)[1] <= last for first, last in spans)
-    ]
-    for name in orphans:
+    tables = sorted({name.rpartition("/")[0] for name in _derived(store, "")})
+    found = [part_name(table, part) for table in tables for part in orphans(store, table)]
+    for name in found:
         store.delete(name)
-    return orphans
+    return found
+
+
+def orphans(store: Store, table: str) -> list[str]:
+    """Return the parts of a table that were made of vectors which are gone; names tell it."""
+    ends = {span(part)[0]: span(part)[1] for part in store.parts("embeddings")}
+    firsts = sorted(ends)
+    found = []
+    for part in store.parts(table):
+        first, last = span(part)
+        at = bisect_right(firsts, first) - 1  # spans never overlap
+        if at < 0 or last > ends[firsts[at]]:
+            found.append(part)
+    return found
 
 
 def _derived(store: Store, part: str) -> list[str]:

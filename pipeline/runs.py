@@ -17,7 +17,11 @@ def new_run_id(store: Store, now: datetime) -> str:
     """
     wanted = now.astimezone(UTC)
     for table in ("files", "embeddings"):
-        for part in store.parts(table)[-1:]:
-            newest = datetime.strptime(span(part)[1].split("-")[0], _FORM).replace(tzinfo=UTC)
+        for part in reversed(store.parts(table)):
+            try:
+                newest = datetime.strptime(span(part)[1].split("-")[0], _FORM).replace(tzinfo=UTC)
+            except ValueError:  # a file of somebody else's
+                continue
             wanted = max(wanted, newest + timedelta(milliseconds=1))
+            break
     return wanted.strftime(_FORM)

@@ -274,3 +274,15 @@ def test_later_runs_have_later_names_even_when_the_clock_goes_back(tmp_path: Pat
     assert new_run_id(create_store(str(tmp_path / "s2")), datetime(1999, 1, 1, tzinfo=UTC)) == (
         "19990101T000000000000"
     )
+
+
+def test_a_source_that_is_empty_now_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = draw(tmp_path / "in/a.png", "red")
+    store = make_store(tmp_path / "store", {path: axis(0)})
+    path.unlink()
+    found = find_changes(store, (str(tmp_path / "in"),), settle_seconds=0, now=NOON)
+    assert len(found.gone) == 1
+    record_changes(store, found, run_id="20300101T000000000000", now=NOON, shard_rows=9)
+    assert f"{tmp_path}/in is empty now: its 1 images are recorded as gone" in caplog.text

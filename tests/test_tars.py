@@ -288,7 +288,7 @@ def test_of_members_with_one_name_the_last_counts(tmp_path: Path, store: Store) 
 
 
 def test_links_in_a_tar(tmp_path: Path, store: Store) -> None:
-    tar = tmp_path / "0.tar"
+    tar = write_tar(tmp_path / "0.tar", {"a.jpg": b"1"})
     with tarfile.open(tar, "w") as file:
         entry = tarfile.TarInfo("a.jpg")
         entry.size = 2
@@ -560,3 +560,13 @@ def test_the_summary_counts_the_tars_opened(tmp_path: Path, store: Store) -> Non
     summary = record_changes(store, found, run_id="r1", now=NOON, shard_rows=1)
     expected = ScanSummary("r1", 2, 2, 0, 0, 0, unopenable=0, shards=2, tars=2)
     assert summary == expected
+
+
+def test_a_tar_that_turns_to_garbage_is_something_to_do(store: Store, tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "0.tar", {"a.jpg": b"1"})
+    take(store, "r1", tar)
+    tar.write_bytes(b"\x07" * 5000)
+    date(tar, 1)
+    found = look(store, tar)
+    assert found.any
+    assert found.tars["status"].to_list() == ["unreadable"]

@@ -8,9 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from flows import stages
 from flows.drop import DropSummary
-from pipeline.errors import DamagedFileError
-from pipeline.opening import damaged_store, open_store
+from flows.plan import plan
+from pipeline.errors import DamagedFileError, StoreError
+from pipeline.opening import create_store, damaged_store, open_store
 from pipeline.reports.verify import VerifySummary, verify
 from pipeline.search.index import load_index, save_index
 from pipeline.training.models import load_head
@@ -174,3 +176,28 @@ def test_a_store_whose_identity_is_gone_is_told_by_its_parts(store: Path) -> Non
     assert (fault.file, fault.what) == ("store.json", "it is not there")
     assert open_store(str(store)).parts("embeddings") == before
     assert run_again(store).embed.files == 0
+
+
+def test_vectors_deleted_by_hand_are_noticed_by_the_next_run_alone(
+    store: Path, demo_store: Path
+) -> None:
+    only(store, "embeddings/*.parquet").unlink()
+    assert plan(demo_config(store)).any
+    with pytest.raises(StoreError, match=r"242 labelled images have no vector"):
+        stages.train(demo_config(store), None)
+    assert run_again(store).embed.embedded == 242
+    require_equal(store, final_tables(demo_store))
+
+
+def test_a_store_without_its_identity_names_the_cure(store: Path) -> None:
+    (store / "store.json").unlink()
+    for opening in (open_store, create_store):
+        with pytest.raises(StoreError, match=r"store\.json is gone: `pseudolabel verify`"):
+            opening(str(store))
+
+
+def test_a_foreign_copy_of_a_part_does_no_harm(store: Path, demo_store: Path) -> None:
+    part = only(store, "embeddings/*.parquet")
+    shutil.copy(part, part.with_stem("copy of"))
+    run_again(store)
+    assert len(load_index(open_store(str(store)))) == 242

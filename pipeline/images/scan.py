@@ -5,6 +5,7 @@ read once, by the shard that decodes it, which also hashes them. A tar is compar
 members are looked at only when it differs.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,6 +20,8 @@ from pipeline.images.sources import LISTING, list_sources, list_tars, source_roo
 from pipeline.images.tars import PLACES, SHARD, open_tars
 from pipeline.store import Store
 from pipeline.tables import FILES
+
+logger = logging.getLogger(__name__)
 
 __all__ = [
     "Changes",
@@ -119,6 +122,7 @@ def record_changes(
         now: the present, with time zone.
         shard_rows: files per shard.
     """
+    _warn_of_empty(store, changes)
     observed = pl.concat(
         [
             changes.problems.select(*LISTING, status=pl.lit("unreadable")),
@@ -182,6 +186,24 @@ def discard_plans(store: Store) -> None:
     """Remove plans that every shard has followed, or whose run was interrupted."""
     for name in store.folder.names(_PLANS):
         store.delete(f"{_PLANS}/{name}")
+
+
+def _warn_of_empty(store: Store, changes: Changes) -> None:
+    """A disk that is not mounted looks like a folder from which all was deleted."""
+    if not len(changes.gone):
+        return
+    present = current_files(store, ["source", "status"]).filter(pl.col("status") == "ok")
+    left = present["source"].value_counts(name="held")
+    gone = changes.gone["source"].value_counts(name="went").join(left, on="source")
+    emptied = gone.filter(pl.col("went") >= pl.col("held"))
+    emptied = emptied.join(changes.to_read, on="source", how="anti")  # all renamed is not emptied
+    for source, went, _ in emptied.iter_rows():
+        logger.warning(
+            "%s is empty now: its %d images are recorded as gone. If it was only not mounted, a "
+            "later run takes them back without embedding them again",
+            source,
+            went,
+        )
 
 
 def _observe(store: Store, part: str, seen: pl.DataFrame, run_id: str, now: datetime) -> None:

@@ -5,7 +5,9 @@ of their own, so that a new label set never mixes with an old one, and `labels/c
 to it only when it is whole.
 """
 
+import logging
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +18,12 @@ from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.scoring import Votes, score_labels, vote
 from pipeline.parts import uncovered
+from pipeline.repair import delete_orphans, orphans, record_lost
 from pipeline.store import Store
 from pipeline.tables import LABELS
 from pipeline.vectors import read_vectors
+
+logger = logging.getLogger(__name__)
 
 _CURRENT = "labels/current.json"
 _BLOCK_BYTES = 64 << 20  # of scores at a time, so that memory does not grow with the label set
@@ -110,6 +115,25 @@ def current_labels(store: Store) -> LabelRun:
         top_k=int(str(run["top_k"])),
         abstain_below=float(str(run["abstain_below"])),
     )
+
+
+def vectors_went(store: Store) -> bool:
+    """Tell whether labels are there whose vectors are not: somebody deleted a file by hand."""
+    table = current_table(store)
+    return table is not None and bool(orphans(store, table))
+
+
+def recover_vectors(store: Store, *, now: datetime) -> None:
+    """Have the files read again whose vectors went.
+
+    Args:
+        store: the store; its lock must be held.
+        now: the present, with time zone.
+    """
+    if vectors_went(store):
+        lost = record_lost(store, now=now)
+        delete_orphans(store)
+        logger.warning("the vectors of %d files are gone: the files are read again", lost)
 
 
 def _label_rows(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.errors import InputError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import read_truth
 from pipeline.reports.metrics import Metrics, measure
@@ -39,6 +40,10 @@ def evaluate(store: Store, truth: str, *, threshold: float) -> Evaluation:
         .unique("image_id", keep="first", maintain_order=True)
         .filter(pl.col("image_id").is_in(list(known.labels)))
     )
+    if not len(rows):
+        raise InputError(
+            f"{store.location}: no image that the truth covers is labelled: `pseudolabel run` first"
+        )
     metrics = measure(
         [known.labels[image_id] for image_id in rows["image_id"]],
         rows["topk_labels"].to_list(),

@@ -65,6 +65,8 @@ def export(store: Store, out: Path, form: str, *, selected_only: bool = False) -
     Raises:
         InputError: an unknown format, no labels, or a folder that holds something already.
     """
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(out)):
+        raise InputError(f"{out}: is a url; export writes to this machine: name a file or folder")
     if form not in FORMATS:
         raise InputError(f"format {form!r}: choose one of {', '.join(FORMATS)}")
     table = flat_table(store)
@@ -110,13 +112,18 @@ def _write_file(table: pl.DataFrame, out: Path, form: str) -> None:
         raise InputError(f"{out}: is a folder; name a file for {form}")
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".tmp-{out.name}")
-    if form == "parquet":
-        table.write_parquet(temporary)
-    elif form == "csv":
-        _for_csv(table).write_csv(temporary)
-    else:
-        temporary.write_text(json.dumps(_tasks(table), indent=1, ensure_ascii=False), "utf-8")
-    temporary.replace(out)
+    try:
+        if form == "parquet":
+            table.write_parquet(temporary)
+        elif form == "csv":
+            _for_csv(table).write_csv(temporary)
+        else:
+            temporary.write_text(json.dumps(_tasks(table), indent=1, ensure_ascii=False), "utf-8")
+        temporary.replace(out)
+    except pl.exceptions.PolarsError as error:
+        raise OSError(f"{out}: cannot be written: {str(error).splitlines()[0]}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write_folder(store: Store, table: pl.DataFrame, out: Path, form: str) -> None:

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from pipeline.arrays import Floats, Ints
 from pipeline.catalog import present_images
 from pipeline.clip.protocol import ImageEncoder
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StoreError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
@@ -150,6 +150,17 @@ def _gather(store: Store) -> _Rows:
         if wanted:
             targets, sources = zip(*wanted, strict=True)
             vectors[list(targets)] = part[list(sources)]
+    bare = int((~vectors.any(axis=1)).sum())
+    if bare:
+        raise StoreError(
+            f"{store.location}: {bare} labelled images have no vector: their file is gone from "
+            "embeddings/. `pseudolabel verify`, then `pseudolabel run`, makes them again"
+        )
+    if not frame["kept"].any():
+        raise InputError(
+            f"{store.location}: none of the selected images is there and labelled: "
+            "`pseudolabel run` first"
+        )
     return _Rows(frame, vectors)
 
 
