@@ -209,3 +209,17 @@ def test_a_store_without_labels_has_nothing_to_export(shop: Shop, tmp_path: Path
     shutil.rmtree(Path(shop.store.location) / "labels")
     with pytest.raises(InputError, match="holds no labels yet"):
         export(shop.store, tmp_path / "out.csv", "csv")
+
+
+def test_an_image_that_went_is_taken_from_where_else_it_lies(shop: Shop, tmp_path: Path) -> None:
+    Path(shop.path("a/1.png")).unlink()
+    export(shop.store, tmp_path / "out", "imagefolder")
+    assert names_below(tmp_path / "out") == ["dog/1.png", "猫%2Fcat/1 #&%41?é.png"]
+    Path(shop.path("b/1.png")).unlink()
+    with pytest.raises(InputError, match=r"1\.png: went away since it was last seen, with 1 other"):
+        export(shop.store, tmp_path / "again", "imagefolder")
+
+
+def test_a_url_is_no_place_to_export_to(shop: Shop) -> None:
+    with pytest.raises(InputError, match=r"s3:/bucket/out\.csv: is a url"):
+        export(shop.store, Path("s3://bucket/out.csv"), "csv")

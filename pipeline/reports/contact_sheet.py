@@ -9,7 +9,7 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.catalog import present_images
-from pipeline.images.decoding import Decode, Refusal
+from pipeline.images.decoding import Decode, Picture, Refusal
 from pipeline.images.fitting import Fitting
 from pipeline.images.paths import name_of
 from pipeline.images.reading import read_bytes
@@ -86,20 +86,24 @@ def pick_rows(
 def thumbnails(rows: list[Row], decode: Decode) -> dict[str, Image.Image]:
     """Return the images of the rows as squares by path; those that cannot be read are not there."""
 
-    def thumbnail(path: str) -> Image.Image | None:
+    def thumbnail(path: str) -> Picture | Refusal:
         try:
-            outcome = decode(read_bytes(path), name_of(path))
+            return decode(read_bytes(path), name_of(path))
         except OSError as error:
-            outcome = Refusal("unreadable", str(error))
-        if isinstance(outcome, Refusal):
-            logger.warning("%s: no thumbnail on the contact sheet: %s", path, outcome.reason)
-            return None
-        return Image.fromarray(outcome.pixels)
+            return Refusal("unreadable", str(error))
 
     paths = sorted({path for row in rows for path, _ in [*row.best, *row.worst]})
     with ThreadPoolExecutor(_READERS, thread_name_prefix="thumbnail") as pool:
-        made = zip(paths, pool.map(thumbnail, paths), strict=True)
-        return {path: image for path, image in made if image is not None}
+        made = dict(zip(paths, pool.map(thumbnail, paths), strict=True))
+    refused = [f"{path}: {o.reason}" for path, o in made.items() if isinstance(o, Refusal)]
+    if refused:
+        logger.warning(
+            "%d images have no thumbnail on the contact sheet; the first: %s",
+            len(refused),
+            refused[0],
+        )
+    pictures = {path: o for path, o in made.items() if isinstance(o, Picture)}
+    return {path: Image.fromarray(picture.pixels) for path, picture in pictures.items()}
 
 
 def draw_sheet(

@@ -131,9 +131,16 @@ def _write_folder(store: Store, table: pl.DataFrame, out: Path, form: str) -> No
         raise InputError(f"{out}: is a file; name a new folder for {form}")
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; name a new folder")
-    gone = [path for path in table["path"] if _is_gone(path)]
-    if gone:
-        raise InputError(f"{gone[0]}: went away since the last run; run again, then export")
+    there = [not _is_gone(path) for path in table["path"]]
+    table = table.with_columns(pl.Series("there", there, pl.Boolean))
+    # An image that lies somewhere else too is taken from there.
+    gone = table.filter(~pl.col("there").any().over("image_id"))["path"]
+    if len(gone):
+        raise InputError(
+            f"{gone[0]}: went away since it was last seen, with {len(gone) - 1} others; run again "
+            "with its source, then export"
+        )
+    table = table.filter("there")
     if form == "imagefolder":
         _copy_images(table, out)
     else:
