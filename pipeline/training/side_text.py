@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.arrays import Floats
 from pipeline.caching import cached_arrays, keep_arrays
+from pipeline.catalog import side_info
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.identity import digest
@@ -121,7 +122,7 @@ def _cached(store: Store, texts: list[str], encoder: Callable[[], ImageEncoder])
 
 def _told_by_shards(store: Store) -> dict[str, str]:
     """Return the text of each tar member: its key.txt, or else the caption in its key.json."""
-    rows = store.read("side_info", ["path", "text", "json"]).unique("path", keep="last")
+    rows = side_info(store).select("path", "text", "json")
     return {path: text or _caption(about) for path, text, about in rows.iter_rows()}
 
 
