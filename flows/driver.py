@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows import resources, stages
 from flows.console import notes, out, print_json, progress_shown
-from flows.drop import Options, process_drop, train_head
+from flows.drop import Options, process_drop, tidy, train_head
 from flows.plan import plan
 from flows.progress import listener
 from flows.quiet import quiet_prefect
@@ -62,6 +62,7 @@ def run_and_show(
         notes.print(f"{damage.name} is damaged ({damage.why}): it is set aside and made again")
         found = None
     if found is not None and not found.any:
+        tidy(config)
         tables.show_nothing_new(config, found, as_json=as_json)
         return
     options = Options(truth=truth, retry_failed=retry_failed, wait=wait)

@@ -6,6 +6,7 @@ Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,11 +16,11 @@ from flows.progress import listener
 from flows.runners import Tasks
 from pipeline.compaction import CompactSummary
 from pipeline.config import Config
-from pipeline.errors import DamagedFileError
+from pipeline.errors import DamagedFileError, StoreBusyError
 from pipeline.images.scan import ScanSummary, discard_plans, together
 from pipeline.labels.labelling import LabelSummary, recover_vectors
 from pipeline.locking import Check, writer_lock
-from pipeline.opening import create_store, open_store
+from pipeline.opening import create_store, open_store, peek_store
 from pipeline.repair import set_aside
 from pipeline.search.index import IndexSummary
 from pipeline.training import freshness
@@ -150,6 +151,16 @@ def _take_drop(
     drop = replace(drop, train=trained, not_trained=reason)
     report = run("report", stages.report, config, scan.run_id, asdict(drop))
     return replace(drop, report=report)
+
+
+def tidy(config: Config) -> None:
+    """Sweep what a killed run left half-written, where the next one finds nothing to do."""
+    store = peek_store(config.store)
+    if store.local is None or not store.local.is_dir():
+        return
+    # Whoever holds the store tidies it; one that may not be written to stays as it is.
+    with suppress(StoreBusyError, OSError), writer_lock(store):
+        discard_plans(store)
 
 
 def train_head(config: Config, tasks: Tasks, options: Options) -> "TrainSummary":

@@ -149,7 +149,10 @@ def test_run_tells_what_it_would_do_then_does_it_then_has_nothing_to_do(
     assert not (tmp_path / "store").exists()
     did = command.json(*arguments)
     assert did["embed"]["embedded"] == 12
+    half_written = tmp_path / "store/files/.tmp-123"  # by a run that was killed in its last steps
+    half_written.write_bytes(b"PAR1")
     assert command.json(*arguments) == {"nothing_new": True, "known": 12, "waiting": 0}
+    assert not half_written.exists()
     # The store knows its model; the labels are another question.
     again = ("run", str(DATA / "images/food/kiwi"), "--store", str(tmp_path / "store"), "--plain")
     relabelled = command.json(*again, "--labels", "kiwi,dog", "--set", "scan.settle_seconds=0")
