@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.identity import digest
-from pipeline.parts import in_force, merged_name, name_sum, span
+from pipeline.parts import in_force, merged_name, origins, span
 from pipeline.store import Store, part_name
 
 
@@ -81,14 +81,10 @@ def _neighbours(store: Store, table: str, part_rows: int) -> list[tuple[str, lis
 
 def _as_embeddings(store: Store, table: str) -> list[tuple[str, list[str]]]:
     """Group the parts of a label run as the parts of `embeddings` that they are made of."""
-    groups = []
     have = store.parts(table)
-    for part in set(store.parts("embeddings")) - set(have):
-        first, last = span(part)
-        inside = [other for other in have if first <= span(other)[0] and span(other)[1] <= last]
-        if len(inside) > 1 and name_sum(inside) == name_sum([part]):
-            groups.append((part, inside))
-    return groups
+    missing = set(store.parts("embeddings")) - set(have)
+    groups = [(part, origins(part, have)) for part in missing]
+    return [(part, members) for part, members in groups if members]
 
 
 def _merge(store: Store, table: str, name: str, members: list[str]) -> int:

@@ -22,8 +22,8 @@ from pyarrow import fs
 
 from pipeline.errors import StoreBusyError, StoreError
 from pipeline.folder import Folder
+from pipeline.store import LOCK
 
-LOCK = ".lock"
 _TRIES = 8  # meetings with others who also only try, before we call the store busy
 _CHANCE = random.SystemRandom()  # not seeded: two processes must not pause in step
 # Where there is one, a clock that goes on while the machine sleeps.

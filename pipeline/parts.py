@@ -172,15 +172,20 @@ def uncovered(parts: Sequence[str], by: Sequence[str]) -> list[str]:
     ['b']
     """
     same = set(by)
-    return [part for part in parts if part not in same and not _made_of(part, by)]
+    return [part for part in parts if part not in same and not origins(part, by)]
 
 
-def _made_of(part: str, others: Sequence[str]) -> bool:
+def origins(part: str, others: Sequence[str]) -> list[str]:
+    """Return those of `others` that make up a merged part; none unless together they are all of it.
+
+    >>> origins(merged_name(["a", "b"]), ["a", "b", "c"])
+    ['a', 'b']
+    """
     first, last = span(part)
-    if first == last:
-        return False
+    if first == last:  # never merged; and there may be thousands of these
+        return []
     inside = [other for other in others if first <= span(other)[0] and span(other)[1] <= last]
-    return name_sum(inside) == name_sum([part])
+    return inside if name_sum(inside) == name_sum([part]) else []
 
 
 def _number(part: str) -> int:

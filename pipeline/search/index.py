@@ -110,7 +110,7 @@ def update_index(store: Store) -> IndexSummary:
     if index is None or not _all_there(index.parts, parts):
         index = SearchIndex.empty(identity.dimension)
     before, missing = len(index), set(uncovered(parts, index.parts))
-    if not missing and index.parts == parts:
+    if not missing:  # merged parts have other names and the same vectors
         return IndexSummary(vectors=before, added=0)
     held = set(index.ids)
     for part, ids, vectors in iterate_vectors(store):  # an id that two parts hold comes once
