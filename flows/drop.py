@@ -4,16 +4,17 @@ Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 """
 
 import logging
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flows import stages
 from flows.progress import listener
 from flows.runners import Tasks
+from pipeline.clip.embed import EmbedSummary
+from pipeline.clock import Clock
 from pipeline.compaction import CompactSummary
 from pipeline.config import Config
 from pipeline.errors import DamagedFileError, StoreBusyError
@@ -27,7 +28,6 @@ from pipeline.training import freshness
 from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
-    from pipeline.clip.embed import EmbedSummary
     from pipeline.training.train import TrainSummary
 
 R = TypeVar("R")
@@ -48,24 +48,12 @@ DEFAULT_OPTIONS = Options()
 
 
 @dataclass(frozen=True)
-class EmbedTotals:
-    """What became of the files of all shards."""
-
-    files: int
-    embedded: int
-    known: int
-    unreadable: int
-    ignored: int
-    waiting: int  # changed while they were read
-
-
-@dataclass(frozen=True)
 class DropSummary:
     """What one run did."""
 
     run_id: str
     scan: ScanSummary
-    embed: EmbedTotals
+    embed: EmbedSummary
     label: LabelSummary | None = None
     index: IndexSummary | None = None
     select: SelectSummary | None = None
@@ -73,7 +61,7 @@ class DropSummary:
     not_trained: str | None = None  # the reason, where `train` is null
     compact: CompactSummary | None = None  # null: there were not too many parts
     report: stages.ReportSummary | None = None  # null: there was nothing to do
-    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage; `embed` has its own split
 
 
 def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
@@ -88,7 +76,7 @@ def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
     """
     store = create_store(config.store)
     set_aside_already: set[str] = set()
-    taken: list[tuple[ScanSummary, EmbedTotals]] = []
+    taken: list[tuple[ScanSummary, EmbedSummary]] = []
     with writer_lock(store, wait=options.wait) as check_lock:
         discard_plans(store)  # an interrupted run may have left one
         while True:
@@ -107,33 +95,36 @@ def _take_drop(
     tasks: Tasks,
     options: Options,
     check_lock: Check,
-    taken: list[tuple[ScanSummary, EmbedTotals]],
+    taken: list[tuple[ScanSummary, EmbedSummary]],
 ) -> DropSummary:
     """Take the drop once; `taken` tells what was scanned and embedded, by attempts before too."""
     store = open_store(config.store)
-    seconds: dict[str, float] = {}
+    clock = Clock()
 
-    def run(name: str, step: Callable[..., R], *args: Any) -> R:
+    def run(name: str, step: Callable[..., R], *args: Any, files: int = 0) -> R:
         check_lock()
-        listener.get().stage(name)
-        with _timed(seconds, name):
+        listener.get().stage(name, files)
+        with clock(name):
             summary = tasks.run(name, step, *args)
         logger.info("%s: %s", name, summary)
         return summary
 
-    def embed(shard: int) -> "EmbedSummary":
-        check_lock()
-        return stages.embed(config, scan.run_id, shard)
-
     recover_vectors(store, now=datetime.now(UTC))
     scan = run("scan", stages.scan, config, options.retry_failed)
-    listener.get().stage("embed", scan.new + scan.changed)
-    with _timed(seconds, "embed"):
-        shards = tasks.each("embed", embed, range(scan.shards))
+    embedded = EmbedSummary()
+    if scan.shards:
+        plan = (scan.run_id, scan.shards)
+        files = scan.new + scan.changed
+        embedded = run("embed", stages.embed, config, *plan, check_lock, files=files)
     stages.finish_embedding(config, scan.run_id)
-    taken.append((scan, _totals(shards)))
-    scans, totals = zip(*taken, strict=True)
-    drop = DropSummary(scan.run_id, together(scans), _totals(totals), seconds=seconds)
+    taken.append((scan, embedded))
+    scans, embeds = zip(*taken, strict=True)
+    drop = DropSummary(
+        scan.run_id,
+        together(scans),
+        sum(embeds, EmbedSummary()),
+        seconds=clock.seconds(),
+    )
     if scan.nothing_new and not stages.stale_stages(config):
         logger.info("nothing new")
         return drop
@@ -148,9 +139,9 @@ def _take_drop(
     trained = None if reason else run("train", stages.train, config, options.truth)
     if stages.too_many_parts(config):
         drop = replace(drop, compact=run("compact", stages.compact, config))
-    drop = replace(drop, train=trained, not_trained=reason)
+    drop = replace(drop, train=trained, not_trained=reason, seconds=clock.seconds())
     report = run("report", stages.report, config, scan.run_id, asdict(drop))
-    return replace(drop, report=report)
+    return replace(drop, report=report, seconds=clock.seconds())
 
 
 def tidy(config: Config) -> None:
@@ -184,19 +175,3 @@ def _why_not_train(config: Config, *, has_selection: bool) -> str | None:
     if reason:
         return reason
     return "the selection has not changed" if stages.head_is_current(config) else None
-
-
-def _totals(parts: "Sequence[EmbedSummary | EmbedTotals]") -> EmbedTotals:
-    names = [each.name for each in fields(EmbedTotals)]
-    return EmbedTotals(**{name: sum(getattr(part, name) for part in parts) for name in names})
-
-
-class _timed:  # noqa: N801 - reads as a word in a with-statement
-    def __init__(self, into: dict[str, float], name: str) -> None:
-        self._into, self._name = into, name
-
-    def __enter__(self) -> None:
-        self._start = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._into[self._name] = round(time.monotonic() - self._start, 3)

@@ -1,7 +1,7 @@
 """What a config names, loaded: its model once per process, its label set, its decoders."""
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no
     from pipeline.images.decoding import Fit
     from pipeline.images.workers import Decoders
 
-_encoders: dict[tuple[str, str, str], "Encoder"] = {}
+_encoders: dict[tuple[str, str, str, bool], "Encoder"] = {}
 _loading = threading.Lock()  # two threads must not load one model twice
 
 
@@ -20,11 +20,14 @@ def encoder(config: Config) -> "Encoder":
     from pipeline.clip.encoder import load_encoder
 
     wanted = config.encoder
-    key = (wanted.model, wanted.device, wanted.precision)
+    key = (wanted.model, wanted.device, wanted.precision, wanted.compile)
     with _loading:
         if key not in _encoders:
             _encoders[key] = load_encoder(
-                wanted.model, device=wanted.device, precision=wanted.precision
+                wanted.model,
+                device=wanted.device,
+                precision=wanted.precision,
+                compiled=wanted.compile,
             )
         return _encoders[key]
 
@@ -42,8 +45,19 @@ def label_vectors(config: Config) -> LabelVectors:
     return embed_labels(label_set(config), encoder(config))
 
 
-def decoders(config: Config, fit: "Fit", processes: int) -> "Decoders":
-    """Return processes that decode and fit pictures, to be used in a with-statement."""
+def decoders(config: Config, processes: int) -> "Decoders":
+    """Return processes that decode and fit pictures for the config's model."""
+    fitting = encoder(config).fit
+    if config.encoder.decode == "exact":
+        return decoders_for(config, fitting, processes)
+    from pipeline.clip.resizing import finisher
+    from pipeline.images.fitting import Rough
+
+    return decoders_for(config, Rough(fitting), processes, finish=finisher(fitting))
+
+
+def decoders_for(config: Config, fit: "Fit", processes: int, **more: Any) -> "Decoders":
+    """Return processes that decode and fit pictures in some other way."""
     from pipeline.images.workers import Decoders
 
     return Decoders(
@@ -51,4 +65,5 @@ def decoders(config: Config, fit: "Fit", processes: int) -> "Decoders":
         max_pixels=config.scan.max_pixels,
         processes=processes,
         timeout=config.scan.decode_seconds,
+        **more,
     )

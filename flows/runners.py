@@ -3,11 +3,10 @@
 A drop is written once, over `Tasks`; both ways run the very same stage functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 class Tasks(Protocol):
@@ -16,9 +15,6 @@ class Tasks(Protocol):
     def run(self, name: str, step: Callable[..., R], *args: Any) -> R:
         """Run one step and return its result."""
 
-    def each(self, name: str, step: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Run one step for every item; results come in the order of the items."""
-
 
 class PlainTasks:
     """Calls the steps, and nothing else."""
@@ -26,10 +22,6 @@ class PlainTasks:
     def run(self, name: str, step: Callable[..., R], *args: Any) -> R:  # noqa: ARG002
         """Call the step."""
         return step(*args)
-
-    def each(self, name: str, step: Callable[[T], R], items: Sequence[T]) -> list[R]:  # noqa: ARG002
-        """Call the step item by item."""
-        return [step(item) for item in items]
 
 
 class PrefectTasks:
@@ -44,7 +36,3 @@ class PrefectTasks:
         # with a result whose file may be gone.
         prefect_task = task(name=name, cache_policy=NO_CACHE, persist_result=False)
         return prefect_task(step)(*args)
-
-    def each(self, name: str, step: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Run a task per item, one after another: they share one model and one GPU."""
-        return [self.run(f"{name} {item}", step, item) for item in items]

@@ -4,13 +4,14 @@ They take and return names and summaries, never arrays, so that they can run as 
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.progress import listener
-from flows.resources import decoders, encoder, label_set
+from flows.resources import decoders, decoders_for, encoder, label_set
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
@@ -114,23 +115,33 @@ def scan(config: Config, retry_failed: bool) -> ScanSummary:
     return record_changes(store, changes, run_id=run_id, now=now, shard_rows=config.run.shard_rows)
 
 
-def embed(config: Config, run_id: str, shard: int) -> "EmbedSummary":
-    """Embed one shard of a run's plan."""
-    from pipeline.clip.embed import embed_shard
+def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -> "EmbedSummary":
+    """Embed the shards of a run's plan, in one go.
 
+    Args:
+        config: what is wanted.
+        run_id: the run.
+        shards: how many its plan has.
+        check: called before each commit; raises when the store is not ours any more.
+    """
+    from pipeline.clip.embed import EmbedSummary, embed_shards
+
+    if not shards:
+        return EmbedSummary()
     claim(config)
     workers = config.run.decode_workers or os.cpu_count() or 1
     remote = any("://" in source for source in config.sources)
-    with decoders(config, encoder(config).fit, workers) as pool:
-        return embed_shard(
+    with decoders(config, workers) as pool:
+        return embed_shards(
             open_store(config.store),
             run_id,
-            shard,
+            range(shards),
             encoder(config),
             decode=pool.decode,
             now=datetime.now(UTC),
             batch_size=config.encoder.batch_size,
             threads=max(workers, _REMOTE_READERS) if remote else workers,
+            check=check,
             on_progress=listener.get().advance,
         )
 
@@ -214,7 +225,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
     store = open_store(config.store)
     sheet = None
     if current_table(store) is not None:
-        with decoders(config, THUMBNAIL, os.cpu_count() or 1) as pool:
+        with decoders_for(config, THUMBNAIL, os.cpu_count() or 1) as pool:
             png = contact_sheet(store, decode=pool.decode)
         if png is not None:
             sheet = f"runs/{run_id}/contact-sheet.png"

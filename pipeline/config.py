@@ -27,12 +27,22 @@ class EncoderConfig(Section):
         "or local-dir:folder",
     )
     device: str = Field(
-        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto | cpu | cuda | cuda:1"
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto | cpu | cuda | cuda:1; auto and cuda: all GPUs of this machine",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto | fp32 | bf16 | fp16; auto: the fastest the device does well"
     )
-    batch_size: int = Field(128, ge=1, description="images per forward pass")
+    batch_size: int = Field(
+        0, ge=0, description="images per forward pass; 0: the fastest is found while running"
+    )
+    compile: bool = Field(False, description="torch.compile: slow to start, may run faster")
+    decode: Literal["fast", "exact", "gpu"] = Field(
+        "fast",
+        description="fast (vectors agree to 0.9999) | exact: bit for bit open_clip's preprocessing "
+        "| gpu: JPEGs on the GPU",
+    )
 
 
 class ScanConfig(Section):

@@ -1,6 +1,8 @@
 """A tiny store, written part by part with hand-made vectors, for the tests that need one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from pipeline.arrays import Floats, Pixels
+from pipeline.clip.protocol import Lanes
 from pipeline.identity import EncoderIdentity
 from pipeline.images.decoding import image_id
 from pipeline.images.sources import path_text
@@ -30,7 +33,16 @@ IDENTITY = EncoderIdentity(
 )
 
 
-class FakeEncoder:
+class OneLane:
+    """Lanes for encoders that are no models."""
+
+    @contextmanager
+    def lanes(self) -> Iterator[Lanes]:
+        with ThreadPoolExecutor(1) as pool:
+            yield Lanes(pool, 1)
+
+
+class FakeEncoder(OneLane):
     """An encoder of 4 dimensions that needs no model: a text points along the axis it is given."""
 
     identity = IDENTITY

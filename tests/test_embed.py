@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.arrays import Floats, Pixels, unit_rows
 from pipeline.catalog import current_files, present_images
-from pipeline.clip.embed import EmbedSummary, embed_shard
+from pipeline.clip.embed import EmbedSummary, embed_shards
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.images.decoding import Picture, Refusal, decode
@@ -19,9 +19,10 @@ from pipeline.opening import create_store
 from pipeline.runs import new_run_id
 from pipeline.store import Store
 from pipeline.vectors import iterate_vectors
+from tests.helpers import OneLane
 
 
-class MeanColour:
+class MeanColour(OneLane):
     """Embeds a picture as the direction of its mean colour; counts what it was given."""
 
     def __init__(self) -> None:
@@ -45,9 +46,7 @@ def paint(path: Path, colour: tuple[int, int, int]) -> None:
     Image.new("RGB", (8, 8), colour).save(path, "PNG")
 
 
-def run(
-    store: Store, source: Path, encoder: MeanColour, shard_rows: int = 100
-) -> list[EmbedSummary]:
+def run(store: Store, source: Path, encoder: MeanColour, shard_rows: int = 100) -> EmbedSummary:
     now = datetime.now(UTC)
     changes = find_changes(store, (str(source),), settle_seconds=0, now=now)
     run_id = new_run_id(store, now)
@@ -56,10 +55,10 @@ def run(
     def decoded(data: bytes, name: str) -> Picture | Refusal:
         return decode(data, name, encoder.fit, max_pixels=10**6)
 
-    return [
-        embed_shard(store, run_id, s, encoder, decode=decoded, now=now, batch_size=4, threads=2)
-        for s in range(scan.shards)
-    ]
+    shards = range(scan.shards)
+    return embed_shards(
+        store, run_id, shards, encoder, decode=decoded, now=now, batch_size=4, threads=2
+    )
 
 
 def vectors_by_path(store: Store) -> dict[str, list[float]]:
@@ -82,8 +81,10 @@ def test_every_image_gets_its_own_vector_across_batches_and_shards(
     colours = {f"{n:02}.png": tuple(map(int, rng.integers(0, 256, 3))) for n in range(23)}
     for name, colour in colours.items():
         paint(tmp_path / "in" / name, colour)  # type: ignore[arg-type]
-    summaries = run(store, tmp_path / "in", MeanColour(), shard_rows=10)
-    assert [s.embedded for s in summaries] == [10, 10, 3]
+    summary = run(store, tmp_path / "in", MeanColour(), shard_rows=10)
+    assert (summary.files, summary.embedded) == (23, 23)
+    assert [store.rows("embeddings", part) for part in store.parts("embeddings")] == [10, 10, 3]
+    assert [store.rows("files", part) for part in store.parts("files")] == [10, 10, 3]
     for name, vector in vectors_by_path(store).items():
         expected = np.array(colours[name]) + 1
         assert vector == pytest.approx(expected / np.linalg.norm(expected), abs=1e-3)
@@ -95,7 +96,7 @@ def test_the_same_bytes_are_embedded_once_and_both_paths_are_kept(
     paint(tmp_path / "in/a.png", (200, 10, 10))
     paint(tmp_path / "in/deep/b.png", (200, 10, 10))
     encoder = MeanColour()
-    [summary] = run(store, tmp_path / "in", encoder)
+    summary = run(store, tmp_path / "in", encoder)
     assert (summary.embedded, summary.known, encoder.pictures) == (1, 1, 1)
     assert len(current_files(store)) == 2
     assert present_images(store)["paths"].to_list() == [2]
@@ -104,11 +105,11 @@ def test_the_same_bytes_are_embedded_once_and_both_paths_are_kept(
 def test_a_rerun_touches_only_what_is_new(store: Store, tmp_path: Path) -> None:
     paint(tmp_path / "in/a.png", (200, 10, 10))
     run(store, tmp_path / "in", MeanColour())
-    assert run(store, tmp_path / "in", MeanColour()) == []
+    assert run(store, tmp_path / "in", MeanColour()).files == 0
     paint(tmp_path / "in/b.png", (10, 200, 10))
     paint(tmp_path / "in/c.png", (200, 10, 10))  # the bytes of a.png under a new name
     encoder = MeanColour()
-    [summary] = run(store, tmp_path / "in", encoder)
+    summary = run(store, tmp_path / "in", encoder)
     assert (summary.files, summary.embedded, summary.known) == (2, 1, 1)
     assert (encoder.pictures, encoder.decoded) == (1, 1)  # known bytes are not even decoded
 
@@ -120,7 +121,7 @@ def test_one_bad_file_never_takes_its_batch_with_it(store: Store, tmp_path: Path
     (tmp_path / "in/b.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "in/d.JPG").write_bytes(b"no image")
     (tmp_path / "in/notes").write_bytes(b"no image either")
-    [summary] = run(store, tmp_path / "in", MeanColour())
+    summary = run(store, tmp_path / "in", MeanColour())
     assert (summary.embedded, summary.unreadable, summary.ignored) == (3, 2, 1)
     rows = {Path(r["path"]).name: r for r in current_files(store).iter_rows(named=True)}
     assert rows["d.JPG"]["reason"] == "not an image, or of a format that Pillow cannot read"

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.arrays import Floats
-from pipeline.clip.encoder import Encoder, choose_device, choose_precision, load_encoder
+from pipeline.clip.encoder import Encoder, choose_devices, choose_precision, load_encoder
 from pipeline.errors import InputError
 from pipeline.labels.scoring import score
 from tests.conftest import TINY
@@ -127,7 +127,7 @@ def test_the_identity_is_of_the_weights_and_not_of_their_place(
 def test_precision_is_what_was_asked_for(tiny: Encoder) -> None:
     assert choose_precision("fp32", torch.device("cpu")) == "fp32"
     assert choose_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
-    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_devices("cpu") == [torch.device("cpu")]
     assert tiny.precision == "fp32"
 
 
@@ -182,4 +182,4 @@ def test_a_quickgelu_mismatch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_told() -> None:
     with pytest.raises(InputError, match="device cuda: torch sees 0 CUDA devices"):
-        choose_device("cuda")
+        choose_devices("cuda")

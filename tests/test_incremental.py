@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.arrays import Floats, Pixels
 from pipeline.catalog import current_files, present_images
-from pipeline.clip.embed import embed_shard
+from pipeline.clip.embed import embed_shards
 from pipeline.compaction import compact
 from pipeline.folder import LocalFolder
 from pipeline.images.decoding import Picture, Refusal, decode, image_id
@@ -196,17 +196,16 @@ class Drops(RuleBasedStateMachine):
         changes = find_changes(self.store, (str(self.source),), settle_seconds=SETTLE, now=now)
         run_id = new_run_id(self.store, now)
         scan = record_changes(self.store, changes, run_id=run_id, now=now, shard_rows=shard_rows)
-        for shard in range(scan.shards):
-            embed_shard(
-                self.store,
-                run_id,
-                shard,
-                self.encoder,
-                decode=self.decode,
-                now=now,
-                batch_size=2,
-                threads=1,
-            )
+        embed_shards(
+            self.store,
+            run_id,
+            range(scan.shards),
+            self.encoder,
+            decode=self.decode,
+            now=now,
+            batch_size=2,
+            threads=1,
+        )
         finish_tars(self.store, run_id)
         discard_plans(self.store)
         if self.store.parts("embeddings"):

@@ -205,7 +205,7 @@ def _embed(files: dict[str, bytes], encoder: "Encoder", config: "Config") -> "Fl
     from pipeline.images.decoding import Refusal
 
     vectors = []
-    with resources.decoders(config, encoder.fit, 1) as pool:
+    with resources.decoders(config, 1) as pool:
         for name, data in files.items():
             outcome = pool.decode(data, name)
             if isinstance(outcome, Refusal):

@@ -3,51 +3,107 @@
 Shapes: B images of a batch, H x W the model's input size, N texts, D embedding dimensions.
 """
 
+import copy
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import Normalize, ToTensor
+from torchvision.transforms import ToTensor
 
 from pipeline.arrays import Floats, Pixels, unit_rows
 from pipeline.clip.loading import LoadedModel, load_model
+from pipeline.clip.protocol import Lanes
+from pipeline.clip.tower import ImageTower
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.images.fitting import Fitting
 
+_CPU_LANES = 8  # of more cores each lane has several: a lane's batch takes memory
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Encoder:
     """An open_clip model. Its image tower runs in `precision`, its text tower always in float32:
     a label's vector is used a million times, and computed once.
+
+    Every method may be called from many threads. With several GPUs each holds a copy of the model,
+    and batches go to whichever is free.
     """
 
-    def __init__(self, loaded: LoadedModel, *, device: torch.device, precision: str) -> None:
-        """Use `load_encoder`, which chooses device and precision."""
+    def __init__(
+        self, loaded: LoadedModel, *, devices: Sequence[torch.device], precision: str
+    ) -> None:
+        """Use `load_encoder`, which chooses devices and precision."""
         self.identity = _identify(loaded)
-        self.device, self.precision = device, precision
-        self._dtype = _DTYPES[precision]
+        self.devices, self.precision = tuple(devices), precision
         self.fit = fitting_of(loaded)
-        normalize = next(s for s in loaded.transform.transforms if isinstance(s, Normalize))
-        self._mean = torch.tensor(normalize.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(normalize.std, device=device).view(1, 3, 1, 1)
-        self._model = loaded.model.to(device)
-        self._model.visual.to(dtype=self._dtype, memory_format=torch.channels_last)
         self._tokenizer = loaded.tokenizer
+        copies = [copy.deepcopy(loaded.model) for _ in devices[1:]]
+        self._towers = [
+            ImageTower(model, loaded.transform, device, _DTYPES[precision])
+            for model, device in zip([loaded.model, *copies], devices, strict=True)
+        ]
+        self._model, self._lanes = loaded.model, _lanes_of(self.devices)
+        # The first free one is the one that was free for longest: GPUs take turns.
+        self._free: SimpleQueue[ImageTower] = SimpleQueue()
+        for tower in self._towers * (self._lanes // len(self._towers)):
+            self._free.put(tower)
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        """Where texts are encoded, and images, too."""
+        return self.devices[0]
+
+    @contextmanager
+    def lanes(self) -> Iterator[Lanes]:
+        """Share the cores among threads that call `encode_images`; on GPUs two threads each."""
+        before = torch.get_num_threads()
+        threads = max(1, before // self._lanes) if self.device.type == "cpu" else before
+        with ThreadPoolExecutor(
+            self._lanes, "model", initializer=torch.set_num_threads, initargs=(threads,)
+        ) as pool:
+            try:
+                yield Lanes(pool, self._lanes)
+            finally:
+                pool.shutdown(cancel_futures=True)
+                torch.set_num_threads(before)  # what threads began meanwhile had taken over
+
     def encode_images(self, pixels: Pixels) -> Floats:
-        """Turn (B, H, W, 3) of `fit`ted RGB into (B, D), rows of unit length."""
-        batch = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        scaled = (batch.float() / 255 - self._mean) / self._std  # as ToTensor and Normalize
-        features = self._model.encode_image(
-            scaled.to(self._dtype, memory_format=torch.channels_last)
-        )
-        return unit_rows(features.float().cpu().numpy())
+        """Turn (B, H, W, 3) of `fit`ted RGB into (B, D), rows of unit length.
+
+        Raises:
+            MemoryError: the batch is too large for the device.
+        """
+        tower = self._free.get()
+        try:
+            return unit_rows(tower(pixels))
+        finally:
+            self._free.put(tower)
+
+    def compile(self) -> None:
+        """Translate the image towers with `torch.compile`, and see that they work.
+
+        Raises:
+            InputError: they cannot be compiled here.
+        """
+        blank = np.zeros((2, *self.fit.size, 3), np.uint8)
+        try:
+            for tower in self._towers:
+                tower.compile()
+                tower(blank)
+        except Exception as error:  # torch raises what its compilers raise
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"encoder.compile: torch.compile cannot translate this model here ({reason}); "
+                "a C++ compiler is needed on a CPU. Run without it"
+            ) from error
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Floats:
@@ -63,33 +119,39 @@ class Encoder:
         return unit_rows(torch.cat(batches).float().cpu().numpy())
 
 
-def load_encoder(model: str, *, device: str = "auto", precision: str = "auto") -> Encoder:
+def load_encoder(
+    model: str, *, device: str = "auto", precision: str = "auto", compiled: bool = False
+) -> Encoder:
     """Load a model by name and choose where and how it runs.
 
     Args:
         model: as in `loading`.
-        device: auto (a GPU where there is one), cpu, cuda or cuda:1.
+        device: auto (all GPUs, where there are any), cpu, cuda (all GPUs) or cuda:1.
         precision: auto, fp32, bf16 or fp16.
+        compiled: have `torch.compile` translate the image tower, which takes a while.
 
     Raises:
         InputError: the model cannot be loaded, or the device is not there.
     """
-    chosen = choose_device(device)
+    chosen = choose_devices(device)
     loaded = load_model(model)
-    return Encoder(loaded, device=chosen, precision=choose_precision(precision, chosen))
+    encoder = Encoder(loaded, devices=chosen, precision=choose_precision(precision, chosen[0]))
+    if compiled:
+        encoder.compile()
+    return encoder
 
 
-def choose_device(wanted: str) -> torch.device:
-    """Resolve "auto", and refuse a GPU that is not there."""
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_devices(wanted: str) -> list[torch.device]:
+    """Resolve "auto" and "cuda", and refuse a GPU that is not there."""
+    count = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and not count):
+        return [torch.device("cpu")]
+    if wanted in ("auto", "cuda") and count:
+        return [torch.device("cuda", index) for index in range(count)]
     device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {wanted}: torch sees {torch.cuda.device_count()} CUDA devices here; "
-            "use auto or cpu"
-        )
-    return device
+    if (device.index or 0) >= count:
+        raise InputError(f"device {wanted}: torch sees {count} CUDA devices here; use auto or cpu")
+    return [device]
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
@@ -131,6 +193,13 @@ def fitting_of(loaded: LoadedModel) -> Fitting:
                 "that cannot be reproduced; choose another model"
             )
     return fitting
+
+
+def _lanes_of(devices: Sequence[torch.device]) -> int:
+    """Two for each GPU, so that one copies while the other computes; one for each core, to 8."""
+    if devices[0].type == "cuda":
+        return 2 * len(devices)
+    return min(os.cpu_count() or 1, _CPU_LANES)
 
 
 def _identify(loaded: LoadedModel) -> EncoderIdentity:

@@ -4,11 +4,22 @@ Shapes: B images of a batch, H x W the model's input size, N texts, D embedding 
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.arrays import Floats, Pixels
 from pipeline.identity import EncoderIdentity
 from pipeline.images.decoding import Fit
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Threads that run a model side by side, a batch each."""
+
+    pool: Executor
+    count: int
 
 
 class ImageEncoder(Protocol):
@@ -20,8 +31,15 @@ class ImageEncoder(Protocol):
     def fit(self) -> Fit:
         """What resizes and crops an RGB image to the model's input size; it can be pickled."""
 
+    def lanes(self) -> AbstractContextManager[Lanes]:
+        """Return as many lanes as keep the device busy."""
+
     def encode_images(self, pixels: Pixels) -> Floats:
-        """Turn (B, H, W, 3) into (B, D), rows of unit length."""
+        """Turn (B, H, W, 3) into (B, D), rows of unit length.
+
+        Raises:
+            MemoryError: the batch is too large for the device.
+        """
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Turn N texts into (N, D), rows of unit length."""

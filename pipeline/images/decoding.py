@@ -18,13 +18,16 @@ from io import BytesIO
 from pathlib import PurePath
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pipeline.arrays import Pixels
+from pipeline.images.fitting import Rough
 from pipeline.images.formats import EXTENSIONS, load_plugins, what_it_needs
 
 Decode = Callable[[bytes, str], "Picture | Refusal"]  # a whole file and its name
-Fit = Callable[[Image.Image], Image.Image]  # resize and crop to the model's input size
+Fit = Callable[
+    [Image.Image], Image.Image
+]  # resizes and crops an RGB image, or leaves that to others
 _LONGEST = 64  # times the short side: of a longer picture only the middle is fitted
 _STRIP = 1 << 20  # pixels that are converted at a time
 _UNKNOWN = "not an image, or of a format that Pillow cannot read"
@@ -34,7 +37,7 @@ _UNKNOWN = "not an image, or of a format that Pillow cannot read"
 class Picture:
     """A decoded image."""
 
-    pixels: Pixels  # (H, W, 3), RGB, at the model's input size
+    pixels: Pixels  # (H, W, 3), RGB, upright, as `Fit` left them
     width: int  # of the original, upright
     height: int
     format: str
@@ -67,22 +70,30 @@ def decode(data: bytes, name: str, fit: Fit, *, max_pixels: int) -> Picture | Re
         image: Image.Image = Image.open(BytesIO(data))
         file_format = image.format or "?"
         _require_size(image, max_pixels)
+        size = image.size
+        if isinstance(fit, Rough):
+            fit.draft(image)
+        drafted = image.size
         image.load()
-        _require_size(image, max_pixels)  # a HEIC's true size may show only now
+        if drafted == size:
+            size = image.size  # a HEIC's true size may show only now
+            _require_size(image, max_pixels)
         # One name for all of them: what is left behind is freed before the next is made.
         with suppress(Exception):  # broken EXIF: as it was stored
+            on_its_side = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             ImageOps.exif_transpose(image, in_place=True)
+            size = size[::-1] if on_its_side else size
         image = _rgb(image)
-        pixels = np.array(fit(_middle(image)))  # a copy: torch wants memory it may write to
-        return Picture(pixels, image.width, image.height, file_format)
+        pixels = np.asarray(fit(_middle(image)))
+        return Picture(pixels, size[0], size[1], file_format)
     except UnidentifiedImageError:
         return _unidentified(data, name)
     except _TooLargeError as error:
         return Refusal("unreadable", f"{error} pixels are more than max_pixels {max_pixels}")
     except Image.DecompressionBombError as error:  # Pillow's own cap: it names a count of pixels
         counted = re.search(r"\d+", str(error))
-        size = counted.group() if counted else "its"
-        return Refusal("unreadable", f"{size} pixels are more than max_pixels {max_pixels}")
+        found = counted.group() if counted else "its"
+        return Refusal("unreadable", f"{found} pixels are more than max_pixels {max_pixels}")
     except MemoryError:
         return Refusal("unreadable", "decoding takes more memory than one picture may have")
     except Exception as error:

@@ -1,12 +1,13 @@
-"""The worker's side of `workers`: files come over a socket, pictures and reasons go back.
+"""The worker's side of `workers`: files come over a socket, reasons go back, pixels are left in
+memory that both sides see.
 
-The process limits itself, in time and memory, before it touches a file; it writes to nothing but
-the socket.
+The process limits itself, in time and memory, before it touches a file; it writes to nothing else.
 """
 
 import ctypes
 import gc
 import json
+import mmap
 import pickle
 import resource
 import signal
@@ -24,12 +25,13 @@ from pipeline.images.formats import load_plugins
 _BASE_BYTES = 256 << 20
 _BYTES_PER_PIXEL = 20  # seen: JPEG 5, rotated JPEG 9, AVIF 10, WebP 17, JPEG 2000 19
 _COPIES_OF_FILE = 3  # as received, and as decoders copy it
+SHARED_BYTES = 12 << 20  # of pixels that both sides see; more of them go over the socket
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
-def serve(fd: int) -> None:
+def serve(fd: int, shared_fd: int) -> None:
     """Be a worker: decode what comes over a socket until its other end is closed."""
-    connection = Connection(fd)
+    connection, shared = Connection(fd), mmap.mmap(shared_fd, SHARED_BYTES)
     try:
         # From our own parent, who alone holds the other end.
         fit, max_pixels, timeout = pickle.loads(connection.recv_bytes())  # noqa: S301
@@ -47,7 +49,7 @@ def serve(fd: int) -> None:
             signal.setitimer(signal.ITIMER_REAL, timeout)
             outcome = decode(data, name, fit, max_pixels=max_pixels)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _answer(connection, outcome)
+            _answer(connection, shared, outcome)
             del data, outcome
             gc.collect()  # some of Pillow's pictures hold on to themselves
 
@@ -81,10 +83,16 @@ def _allow_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
 
 
-def _answer(connection: Connection, outcome: Picture | Refusal) -> None:
+def _answer(connection: Connection, shared: mmap.mmap, outcome: Picture | Refusal) -> None:
     if isinstance(outcome, Refusal):
         connection.send_bytes(json.dumps(vars(outcome)).encode())
         return
     about = {name: value for name, value in vars(outcome).items() if name != "pixels"}
-    connection.send_bytes(json.dumps({**about, "shape": outcome.pixels.shape}).encode())
-    connection.send_bytes(outcome.pixels.reshape(-1).data)
+    pixels = outcome.pixels.reshape(-1).data
+    fits = len(pixels) <= SHARED_BYTES
+    if fits:
+        shared[: len(pixels)] = pixels
+    about |= {"shape": outcome.pixels.shape, "shared": fits}
+    connection.send_bytes(json.dumps(about).encode())
+    if not fits:
+        connection.send_bytes(pixels)

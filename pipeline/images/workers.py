@@ -4,25 +4,32 @@ A picture that Pillow merely dislikes comes back as a Refusal, as from `decode`.
 C library takes its whole process along, and one that loops hears nothing from Python.
 
 This is the parent's side; `serving` is the worker's. Between them runs one socket that nothing else
-writes to: a name and the file go down; JSON and raw pixels come up.
+writes to: a name and the file go down, JSON comes up. Pixels lie in memory that both sides see.
 """
 
 import json
+import mmap
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from queue import LifoQueue
 from threading import Lock
-from typing import Self
+from typing import IO, Self
 
 import numpy as np
 
 from pipeline.images.decoding import Fit, Picture, Refusal
+from pipeline.images.serving import SHARED_BYTES
+
+Finish = Callable[[Picture], Picture]  # whose pixels will not last
 
 _ROOT = str(Path(__file__).parents[2])
 # OpenBLAS would keep a thread for every core and memory for every thread, for nothing.
@@ -31,7 +38,7 @@ import json, os, sys
 os.putenv("OPENBLAS_NUM_THREADS", "1")
 sys.path[:] = json.loads(sys.argv[2])
 from pipeline.images.serving import serve
-serve(int(sys.argv[1]))
+serve(int(sys.argv[1]), int(sys.argv[3]))
 """
 _START_SECONDS = 120.0  # imports from a network file system take long
 
@@ -43,7 +50,15 @@ class Decoders:
     however that ends.
     """
 
-    def __init__(self, fit: Fit, *, max_pixels: int, processes: int, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        fit: Fit,
+        *,
+        max_pixels: int,
+        processes: int,
+        timeout: float = 60.0,
+        finish: Finish = lambda picture: replace(picture, pixels=picture.pixels.copy()),
+    ) -> None:
         """Start nothing yet.
 
         Args:
@@ -53,13 +68,15 @@ class Decoders:
                 itself and thrice the file.
             processes: workers at most, 1 or more.
             timeout: seconds that one file may take, above 0.
+            finish: what is done here, by the calling thread, with each picture; it must not keep
+                the pixels it is given.
         """
         if processes < 1:
             raise ValueError(f"processes must be at least 1, got {processes}")
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
         self._setup = pickle.dumps((fit, max_pixels, timeout))
-        self._timeout = timeout
+        self._timeout, self._finish = timeout, finish
         # Last in, first out: no more workers are started than are busy at once.
         self._idle: LifoQueue[_Worker | None] = LifoQueue()
         for _ in range(processes):
@@ -90,12 +107,14 @@ class Decoders:
             if worker is None or worker.ended():
                 worker = self._start()
             try:
-                return worker.decode(data, name)
+                outcome = worker.decode(data, name)
             except (EOFError, OSError):  # it died; whoever gets it next starts another
                 code = worker.kill()
             except BaseException:
                 worker.kill()  # or its answer to this file would be taken for the next one's
                 raise
+            else:
+                return self._finish(outcome) if isinstance(outcome, Picture) else outcome
             if self._closed:  # not the file's fault
                 raise RuntimeError("the decoders were closed")
             return Refusal("unreadable", self._cause_of(code))
@@ -130,11 +149,13 @@ class _Worker:
 
     def __init__(self, setup: bytes) -> None:
         self._connection, theirs = Pipe()
-        path = [*sys.path, _ROOT]  # as here, so that `fit` is found
-        with theirs:
+        path = json.dumps([*sys.path, _ROOT])  # as here, so that `fit` is found
+        with theirs, _shared_memory() as memory:
+            self._pixels = np.frombuffer(mmap.mmap(memory.fileno(), SHARED_BYTES), np.uint8)
+            fds = [theirs.fileno(), memory.fileno()]
             self._process = subprocess.Popen(  # noqa: S603 - our own code
-                [sys.executable, "-c", _MAIN, str(theirs.fileno()), json.dumps(path)],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-c", _MAIN, str(fds[0]), path, str(fds[1])],
+                pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libtiff would tell the user what it thinks
@@ -155,7 +176,7 @@ class _Worker:
             raise RuntimeError(f"a decoder process cannot start: {problem}")
 
     def decode(self, data: bytes, name: str) -> Picture | Refusal:
-        """Have one file decoded.
+        """Have one file decoded; its pixels last until the next one's.
 
         Raises:
             EOFError, OSError: the process died over it.
@@ -165,9 +186,12 @@ class _Worker:
         answer = json.loads(self._connection.recv_bytes())
         if "reason" in answer:
             return Refusal(**answer)
-        pixels = np.empty(answer.pop("shape"), np.uint8)
-        self._connection.recv_bytes_into(pixels.reshape(-1))
-        return Picture(pixels, **answer)
+        height, width, bands = answer.pop("shape")
+        if answer.pop("shared"):
+            flat = self._pixels[: height * width * bands]
+        else:
+            flat = np.frombuffer(bytearray(self._connection.recv_bytes()), np.uint8)
+        return Picture(flat.reshape(height, width, bands), **answer)
 
     def ended(self) -> bool:
         return self._process.poll() is not None
@@ -178,3 +202,13 @@ class _Worker:
             with suppress(ProcessLookupError, PermissionError):  # macOS's word for a dead one
                 os.killpg(self._process.pid, signal.SIGKILL)
         return self._process.wait()
+
+
+def _shared_memory() -> IO[bytes]:
+    """Return a nameless file of SHARED_BYTES that takes no room until it is written to."""
+    if sys.platform == "linux":
+        file: IO[bytes] = os.fdopen(os.memfd_create("pixels"), "r+b")
+    else:
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.truncate(SHARED_BYTES)
+    return file

@@ -1,0 +1,64 @@
+"""The image tower of a model on one device: fitted pixels in, features out."""
+
+from typing import Any
+
+import torch
+from torchvision.transforms import Normalize
+
+from pipeline.arrays import Floats, Pixels
+
+
+class ImageTower:
+    """Runs a model's image side; may be called by several threads at once."""
+
+    def __init__(
+        self, model: Any, transform: Any, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        """Move a model to its device and its image side to `dtype`.
+
+        Args:
+            model: of open_clip.
+            transform: its own preprocessing, of which the normalisation is taken.
+            device: where it is to run.
+            dtype: of weights and activations.
+        """
+        normalize = next(step for step in transform.transforms if isinstance(step, Normalize))
+        self._mean = torch.tensor(normalize.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(normalize.std, device=device).view(1, 3, 1, 1)
+        self._model, self._device, self._dtype = model.to(device), device, dtype
+        self._model.visual.to(dtype=dtype, memory_format=torch.channels_last)
+
+    def compile(self) -> None:
+        """Have torch translate it at its next call."""
+        self._model.visual = torch.compile(self._model.visual)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Pixels) -> Floats:
+        """Turn (B, H, W, 3) of uint8 into features (B, D).
+
+        Raises:
+            MemoryError: the device has no room for so many.
+        """
+        try:
+            if self._device.type != "cuda":
+                return self._features(torch.from_numpy(pixels))
+            # A stream of one's own: another thread's batch is computed while this one is copied.
+            with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
+                pinned = torch.from_numpy(pixels).pin_memory()
+                return self._features(pinned.to(self._device, non_blocking=True))
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # torch has no class of its own for it
+                raise
+            raise MemoryError(str(error)) from error
+
+    def _features(self, batch: torch.Tensor) -> Floats:
+        """Do what open_clip's ToTensor and Normalize do, bit for bit, then the model."""
+        scaled = batch.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
+        features = self._model.encode_image(
+            scaled.to(self._dtype, memory_format=torch.channels_last)
+        )
+        rows: Floats = features.float().cpu().numpy()
+        return rows
