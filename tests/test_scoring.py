@@ -80,7 +80,7 @@ def test_extreme_scales_neither_overflow_nor_warn() -> None:
         ([[1.0, 0.0]], EYE, [[3.0, 0.0]], 1.0, "rejects must have rows of unit length"),
         ([1.0, 0.0], EYE, None, 1.0, "images must have 2 dimensions"),
         ([[1.0, 0.0]], np.eye(3), None, 1.0, "images are 2 wide, classes 3: two models?"),
-        ([[1.0, 0.0]], EYE, np.eye(3), 1.0, "images are 2 wide, rejects 3: two models?"),
+        ([[1.0, 0.0]], EYE, np.eye(3), 1.0, "classes are 2 wide, rejects 3: two models?"),
         ([[1.0, 0.0]], EYE[:1], None, 1.0, "at least 2 classes to choose between, got 1"),
         ([[1.0, 0.0]], EYE, None, 0.0, "scale must be above 0, got 0"),
         ([[1.0, 0.0]], EYE, None, math.nan, "scale must be above 0, got nan"),
