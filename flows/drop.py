@@ -116,7 +116,7 @@ def _take_drop(
     def run(name: str, step: Callable[..., R], *args: Any) -> R:
         check_lock()
         listener.get().stage(name)
-        with _timed(seconds, name):
+        with timed(seconds, name):
             summary = tasks.run(name, step, *args)
         logger.info("%s: %s", name, summary)
         return summary
@@ -128,7 +128,7 @@ def _take_drop(
     recover_vectors(store, now=datetime.now(UTC))
     scan = run("scan", stages.scan, config, options.retry_failed)
     listener.get().stage("embed", scan.new + scan.changed)
-    with _timed(seconds, "embed"):
+    with timed(seconds, "embed"):
         shards = tasks.each("embed", embed, range(scan.shards))
     stages.finish_embedding(config, scan.run_id)
     taken.append((scan, _totals(shards)))
@@ -191,7 +191,9 @@ def _totals(parts: "Sequence[EmbedSummary | EmbedTotals]") -> EmbedTotals:
     return EmbedTotals(**{name: sum(getattr(part, name) for part in parts) for name in names})
 
 
-class _timed:  # noqa: N801 - reads as a word in a with-statement
+class timed:  # noqa: N801 - reads as a word in a with-statement
+    """Notes the seconds that a block took, under its name."""
+
     def __init__(self, into: dict[str, float], name: str) -> None:
         self._into, self._name = into, name
 
