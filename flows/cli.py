@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(run.demo, run.init, run.run, run.select, run.train, run.serve),
+    *(run.demo, run.init, run.run, run.relabel, run.select, run.train, run.serve),
     *(query.classify, query.search, query.predict),
     *(report.evaluate, report.export, report.status),
     *(upkeep.verify, upkeep.compact),

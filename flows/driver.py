@@ -14,9 +14,11 @@ from flows.drop import Options, process_drop, tidy, train_head
 from flows.plan import plan
 from flows.progress import listener
 from flows.quiet import quiet_prefect
+from flows.relabel import RelabelSummary, relabel_store
 from flows.runners import PlainTasks
 from pipeline.config import Config
 from pipeline.errors import DamagedFileError, InputError, PseudolabelError
+from pipeline.opening import open_store
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -94,6 +96,21 @@ def train(config: Config, *, plain: bool, truth: str | None, wait: bool) -> "Tra
         from flows.train_model import train_model
 
         return _called(train_model, config, options)
+
+
+def relabel(config: Config, *, plain: bool, wait: bool, select: bool) -> RelabelSummary:
+    """Give other labels to the images that the store holds."""
+    resources.label_set(config)  # mistakes are told before Prefect is waited for
+    open_store(config.store)
+    options = Options(wait=wait)
+    with progress_shown("load"), _prefect(plain=plain) as ready:
+        if plain:
+            return relabel_store(config, PlainTasks(), options, select)
+        listener.get().stage(_WAIT_NOTE)
+        ready.result()
+        from flows.relabel_images import relabel_images
+
+        return _called(relabel_images, config, options, select)
 
 
 def serve(config: Config, *, every: float | None, cron: str | None) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
+from pipeline.store import Store
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.encoder import Encoder
@@ -43,6 +44,16 @@ def label_vectors(config: Config) -> LabelVectors:
     from pipeline.clip.prompts import embed_labels
 
     return embed_labels(label_set(config), encoder(config))
+
+
+def stored_label_vectors(config: Config, store: Store) -> LabelVectors:
+    """Return the vectors of the config's label set from the store's cache.
+
+    The first time they are made: only then is the model loaded.
+    """
+    from pipeline.clip.prompts import cached_label_vectors
+
+    return cached_label_vectors(store, label_set(config), lambda: encoder(config))
 
 
 def decoders(config: Config, processes: int) -> "Decoders":

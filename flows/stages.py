@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.progress import listener
-from flows.resources import decoders, decoders_for, encoder, label_set
+from flows.resources import (
+    decoders,
+    decoders_for,
+    encoder,
+    label_set,
+    stored_label_vectors,
+)
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
@@ -171,16 +177,16 @@ def compact(config: Config) -> CompactSummary:
 
 def label(config: Config) -> LabelSummary:
     """Label what has no label of this label set yet."""
-    from pipeline.clip.prompts import cached_label_vectors
     from pipeline.labels.labelling import label as label_store
 
-    store, classes = open_store(config.store), label_set(config)
+    store = open_store(config.store)
     return label_store(
         store,
-        classes,
-        cached_label_vectors(store, classes, lambda: encoder(config)),
+        label_set(config),
+        stored_label_vectors(config, store),
         top_k=config.labels.top_k,
         abstain_below=config.labels.abstain_below,
+        on_progress=lambda images: listener.get().advance(images, 0),
     )
 
 

@@ -7,6 +7,7 @@ import polars as pl
 from flows.console import out, percent, print_json, show, table
 from flows.drop import DropSummary
 from flows.plan import Plan
+from flows.relabel import RelabelSummary
 from pipeline.catalog import current_files, present_images
 from pipeline.config import Config
 from pipeline.opening import open_store
@@ -63,6 +64,28 @@ def show_drop(config: Config, summary: DropSummary, truth: str | None) -> None:
     elif summary.not_trained:
         out.print(f"not trained: {summary.not_trained}")
     _show_places(config, summary)
+
+
+def show_relabelling(config: Config, summary: RelabelSummary, *, as_json: bool) -> None:
+    """Show what was labelled, how fast, and what the labels are now."""
+    if as_json:
+        print_json(summary)
+        return
+    label, took = summary.label, summary.seconds["label"]
+    if label.labelled:
+        out.print(
+            f"\n{label.labelled} images labelled, {label.abstained} of them abstained, in "
+            f"{took:.1f} s: {summary.images_per_second:.0f} images/s",
+            style="bold",
+        )
+    else:
+        out.print("\nAll images had these labels already: they are in force.", style="bold")
+    _show_labels(config)
+    if summary.select is None:
+        out.print("The selection is still of the labels before; `pseudolabel select` makes it anew")
+    else:
+        show_selection(summary.select, as_json=False)
+    out.print(f"The labels are in {config.store}/{label.table}; no head was trained on them")
 
 
 def show_selection(summary: SelectSummary, *, as_json: bool) -> None:

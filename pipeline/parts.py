@@ -69,8 +69,12 @@ def check_whole(data: bytes) -> None:
         raise DamagedPartError("its bytes do not match their checksum")
 
 
-def open_part(file: pa.NativeFile) -> pq.ParquetFile:
+def open_part(file: pa.NativeFile, buffer: int = 0) -> pq.ParquetFile:
     """Open a part whose footer is as it was written; pages are checked when they are read.
+
+    Args:
+        file: the part's.
+        buffer: bytes read at a time of each column; 0: all of it.
 
     Raises:
         DamagedPartError: the footer is not as it was written.
@@ -85,7 +89,7 @@ def open_part(file: pa.NativeFile) -> pq.ParquetFile:
     if written[64:] != _sha256(footer):
         raise DamagedPartError("its footer does not match its checksum")
     file.seek(0)
-    return pq.ParquetFile(file, page_checksum_verification=True)
+    return pq.ParquetFile(file, page_checksum_verification=True, buffer_size=buffer)
 
 
 def about(part: pq.ParquetFile) -> dict[str, str]:

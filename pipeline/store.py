@@ -23,6 +23,7 @@ from pipeline.identity import EncoderIdentity, difference, digest
 from pipeline.tables import schema_of
 
 R = TypeVar("R")
+Look = Callable[[pq.ParquetFile], R]
 
 FORMAT = 2
 LOCK = ".lock"
@@ -94,10 +95,7 @@ class Store:
         return [n.removesuffix(".parquet") for n in names if n.endswith(".parquet")]
 
     def state(self, *tables: str) -> str:
-        """Return a digest of which parts the tables hold, however merged.
-
-        Parts never change and the digest does not care how they are merged, so it tells all.
-        """
+        """Return a digest of which parts the tables hold, however merged; parts never change."""
         return digest({table: part_files.name_sum(self.parts(table)) for table in tables})
 
     def write_part(self, table: str, part: str, rows: pa.Table, fingerprint: str = "") -> None:
@@ -135,11 +133,18 @@ class Store:
             DamagedFileError: a part is not as it was written.
         """
         if parts is not None:
-            return _frame(self._read_parts(table, list(parts), columns))
-        return self.steadily(lambda: _frame(self._read_parts(table, self.parts(table), columns)))
+            return self._read_parts(table, list(parts), columns)
+        return self.steadily(lambda: self._read_parts(table, self.parts(table), columns))
 
     def read_part(self, table: str, part: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read one part.
+        """Read one part; raises as `look_into`."""
+        wanted = None if columns is None else list(columns)
+        return self.look_into(table, part, lambda held: held.read(columns=wanted))
+
+    def look_into(self, table: str, part: str, look: Look[R], buffer: int = 0) -> R:
+        """Call `look` on an open part, and from its start again after trouble on the way.
+
+        Of each column `buffer` bytes are read at a time; with 0 all of it.
 
         Raises:
             DamagedFileError: it is not as it was written.
@@ -147,12 +152,12 @@ class Store:
         """
         schema = self._schema(table)
 
-        def rows(held: pq.ParquetFile) -> pa.Table:
+        def checked(held: pq.ParquetFile) -> R:
             if not held.schema_arrow.equals(schema):
                 raise StoreError(f"{part_name(table, part)}: has not the columns of its table")
-            return held.read(columns=None if columns is None else list(columns))
+            return look(held)
 
-        return self._with_part(table, part, rows)
+        return self._with_part(table, part, checked, buffer)
 
     def steadily(self, look: Callable[[], R]) -> R:
         """Call `look` again where a file it had found was merged or replaced under its hands."""
@@ -166,25 +171,25 @@ class Store:
         except FileNotFoundError as error:
             raise self.damaged(str(error), "it is named and not there") from error
 
-    def _read_parts(self, table: str, parts: list[str], columns: Sequence[str] | None) -> pa.Table:
+    def _read_parts(
+        self, table: str, parts: list[str], columns: Sequence[str] | None
+    ) -> pl.DataFrame:
         empty = self._schema(table).empty_table()
         names = empty.column_names if columns is None else list(columns)
 
-        def read(part: str) -> pa.Table:
-            return self.read_part(table, part, names).select(names)
-
         with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-            return pa.concat_tables([empty.select(names), *pool.map(read, parts)])
+            read = pool.map(lambda part: self.read_part(table, part, names).select(names), parts)
+            return pl.DataFrame(pl.from_arrow(pa.concat_tables([empty.select(names), *read])))
 
     def _schema(self, table: str) -> pa.Schema:
         identity = self.identity()
         return schema_of(table, identity.dimension if identity else 1)
 
-    def _with_part(self, table: str, part: str, look: Callable[[pq.ParquetFile], R]) -> R:
+    def _with_part(self, table: str, part: str, look: Look[R], buffer: int = 0) -> R:
         name = part_name(table, part)
         try:
             with self.folder.filesystem.open_input_file(self.folder.full(name)) as file:
-                return look(part_files.open_part(file))
+                return look(part_files.open_part(file, buffer))
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -242,9 +247,3 @@ class Store:
 def part_name(table: str, part: str) -> str:
     """Return the name of a part's file in the store."""
     return f"{table}/{part}.parquet"
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)  # a table never becomes a Series
-    return frame

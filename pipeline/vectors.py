@@ -4,14 +4,21 @@ Shapes: N images, D embedding dimensions.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.arrays import Halves
 from pipeline.parts import uncovered
 from pipeline.store import Store
+
+R = TypeVar("R")
+
+_BATCH_ROWS = 2048  # 2 MB of vectors of 512: decoded and used while they are in a core's cache
+_BUFFER_BYTES = 8 << 20  # a request each, where the store lies in a bucket
 
 
 def to_column(vectors: Halves) -> pa.FixedSizeListArray:
@@ -52,3 +59,29 @@ def iterate_vectors(store: Store) -> Iterator[tuple[str, list[str], Halves]]:
             ids, vectors = [ids[row] for row in fresh], vectors[np.array(fresh, dtype=np.int64)]
         seen.update(ids)
         yield part, ids, vectors
+
+
+def stream_vectors(
+    store: Store, part: str, take: Callable[[Iterator[tuple[pa.Array, Halves]]], R]
+) -> R:
+    """Return what `take` makes of a part of `embeddings`, read as it goes along.
+
+    Args:
+        store: the store to read from.
+        part: of `embeddings`.
+        take: given the image ids of a few rows, an array of strings, and their (n, D) vectors, and
+            so on to the end. It is called afresh after trouble on the way.
+
+    Raises:
+        DamagedFileError: the part is not as it was written.
+    """
+
+    def batches(held: pq.ParquetFile) -> Iterator[tuple[pa.Array, Halves]]:
+        columns = ["image_id", "embedding"]
+        # Columns are decoded one after the other: two would wait for each other's pages.
+        for batch in held.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+            vectors = batch.column(1)
+            flat = vectors.flatten().to_numpy(zero_copy_only=False)
+            yield batch.column(0), flat.reshape(len(batch), vectors.type.list_size)
+
+    return store.look_into("embeddings", part, lambda held: take(batches(held)), _BUFFER_BYTES)

@@ -80,7 +80,7 @@ def test_extreme_scales_neither_overflow_nor_warn() -> None:
         ([[1.0, 0.0]], EYE, [[3.0, 0.0]], 1.0, "rejects must have rows of unit length"),
         ([1.0, 0.0], EYE, None, 1.0, "images must have 2 dimensions"),
         ([[1.0, 0.0]], np.eye(3), None, 1.0, "images are 2 wide, classes 3: two models?"),
-        ([[1.0, 0.0]], EYE, np.eye(3), 1.0, "images are 2 wide, rejects 3: two models?"),
+        ([[1.0, 0.0]], EYE, np.eye(3), 1.0, "classes are 2 wide, rejects 3: two models?"),
         ([[1.0, 0.0]], EYE[:1], None, 1.0, "at least 2 classes to choose between, got 1"),
         ([[1.0, 0.0]], EYE, None, 0.0, "scale must be above 0, got 0"),
         ([[1.0, 0.0]], EYE, None, math.nan, "scale must be above 0, got nan"),
@@ -133,10 +133,14 @@ def test_at_a_tie_the_lower_index_comes_first(k: int) -> None:
 
 
 def test_top_is_the_sorted_row_for_any_k() -> None:
-    table = np.random.default_rng(0).choice(20, size=(50, 12)).astype(np.float32)  # many ties
-    for k in (1, 4, 11, 12, 99):
-        for row, got in zip(table.tolist(), top(table, k).tolist(), strict=True):
-            assert got == sorted(range(12), key=lambda i: (-row[i], i))[:k]
+    for columns in (12, 40):  # sorted whole; or found one by one for a small k, else partitioned
+        table = np.random.default_rng(0).choice(20, size=(50, columns)).astype(np.float32)  # ties
+        table[0] = 0  # nothing fits at all
+        before = table.copy()
+        for k in (1, 4, 11, 12, 16, 17, 30, 40, 99):
+            for row, got in zip(table.tolist(), top(table, k).tolist(), strict=True):
+                assert got == sorted(range(columns), key=lambda i: (-row[i], i))[:k]
+        assert table.tolist() == before.tolist()  # what is handed in stays as it is
 
 
 def test_asking_for_more_labels_than_there_are_gives_all() -> None:

@@ -1,4 +1,4 @@
-"""The commands that write a store: demo, init, run, select, train, serve."""
+"""The commands that write a store: demo, init, run, relabel, select, train, serve."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +16,7 @@ from flows.commands import (
     Precision,
     StoreFolder,
     Template,
+    TopK,
     Truth,
     Wait,
 )
@@ -111,6 +112,52 @@ def run(
         retry_failed=retry_failed,
         wait=wait,
     )
+
+
+def relabel(
+    labels: Labels = None,
+    store: StoreFolder = None,
+    model: Model = None,
+    device: Device = None,
+    precision: Precision = None,
+    template: Template = None,
+    top_k: TopK = None,
+    abstain_below: Annotated[
+        float | None, typer.Option("--abstain-below", help="No label below this score, 0 to 1.")
+    ] = None,
+    selection: Annotated[
+        bool,
+        typer.Option(
+            "--select/--no-select",
+            help="Select anew as well; without, the next run does (it compares all images).",
+        ),
+    ] = True,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    wait: Wait = False,
+    plain: Plain = False,
+    as_json: Json = False,
+) -> None:
+    """Other labels, prompts or thresholds for the images of a store; no image is read."""
+    from flows import driver, tables
+    from flows.settings import resolve
+
+    resolved = resolve(
+        config,
+        {
+            "store": store,
+            "labels.label_set": labels,
+            "labels.template": template,
+            "labels.top_k": top_k,
+            "labels.abstain_below": abstain_below,
+            "encoder.model": model,
+            "encoder.device": device,
+            "encoder.precision": precision,
+        },
+        assignments,
+    )
+    summary = driver.relabel(resolved, plain=plain, wait=wait, select=selection)
+    tables.show_relabelling(resolved, summary, as_json=as_json)
 
 
 def select(

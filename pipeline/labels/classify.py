@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.arrays import Floats
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
-from pipeline.labels.scoring import score_labels, vote
+from pipeline.labels.scoring import scorer, vote
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def classify(
         top_k: labels per image.
         abstain_below: no label below this score, 0 to 1.
     """
-    scores = score_labels(images, vectors, identity)
+    scores = scorer(vectors, identity)(images)
     votes = vote(scores, top_k=top_k, abstain_below=abstain_below)
     names = label_set.names
     return [

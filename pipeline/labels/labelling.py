@@ -6,27 +6,30 @@ to it only when it is whole.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrays import Floats
+from pipeline.arrays import Halves
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
-from pipeline.labels.scoring import Votes, score_labels, vote
+from pipeline.labels.rows import label_rows
+from pipeline.labels.scoring import Scorer, joined, scorer, vote
+from pipeline.labels.streaming import stream_parts
 from pipeline.parts import uncovered
 from pipeline.repair import delete_orphans, orphans, record_lost
 from pipeline.store import Store
 from pipeline.tables import LABELS
-from pipeline.vectors import read_vectors
 
 logger = logging.getLogger(__name__)
 
 _CURRENT = "labels/current.json"
-_BLOCK_BYTES = 64 << 20  # of scores at a time, so that memory does not grow with the label set
+_BLOCK_BYTES = 1 << 20  # of scores at a time: every pass over them finds them in a core's cache
+_BLOCK_ROWS = 256  # at least, or a large label set is fetched from memory for few images
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ def label(
     *,
     top_k: int,
     abstain_below: float,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> LabelSummary:
     """Label every part of `embeddings` that this label run has not labelled yet.
 
@@ -64,21 +68,56 @@ def label(
         vectors: their text vectors.
         top_k: labels kept per image.
         abstain_below: no label below this score, 0 to 1.
+        on_progress: told how many images were labelled since it was last told.
+
+    Raises:
+        InputError: the store has no embeddings yet.
+        DamagedFileError: a part is not as it was written.
+        ValueError: a vector is not of unit length.
     """
     identity = store.identity()
     if identity is None:
         raise InputError(f"{store.location}: holds no embeddings yet; `pseudolabel run` makes them")
     table = run_table(identity, label_set, top_k=top_k, abstain_below=abstain_below)
     run = LabelRun(table, label_set, top_k, abstain_below)
-    labelled = abstained = 0
-    for part in missing_parts(store, table):
-        ids, images = read_vectors(store, part)
-        rows = _label_rows(ids, images.astype(np.float32), run, vectors, identity)
+    labeller = _Labeller(run, scorer(vectors, identity))
+
+    def write(part: str, tables: list[pa.Table]) -> tuple[int, int]:
+        rows = pa.concat_tables([LABELS.empty_table(), *tables])
         store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
-        labelled += len(rows)
-        abstained += rows["label"].null_count
+        return len(rows), rows["label"].null_count
+
+    parts = missing_parts(store, table)
+    written = stream_parts(store, parts, labeller.rows, write, on_progress)
     _turn_to(store, run)
-    return LabelSummary(table=table, labelled=labelled, abstained=abstained)
+    return LabelSummary(
+        table=table,
+        labelled=sum(rows for rows, _ in written),
+        abstained=sum(abstained for _, abstained in written),
+    )
+
+
+class _Labeller:
+    """A label run's question, asked of a batch of vectors."""
+
+    def __init__(self, run: LabelRun, score: Scorer) -> None:
+        self._run, self._score = run, score
+        self._block = max(_BLOCK_ROWS, _BLOCK_BYTES // (4 * score.width))
+
+    def rows(self, ids: pa.Array, vectors: Halves) -> pa.Table:
+        """Label (n, D) vectors; return rows of `tables.LABELS`."""
+        run, votes, unknown = self._run, [], []
+        for at in range(0, len(vectors), self._block):
+            scores = self._score(vectors[at : at + self._block].astype(np.float32))
+            votes.append(vote(scores, top_k=run.top_k, abstain_below=run.abstain_below))
+            unknown.append(scores.unknown)
+        return label_rows(
+            ids,
+            joined(votes),
+            np.concatenate(unknown),
+            run.label_set,
+            abstain_below=run.abstain_below,
+        )
 
 
 def run_table(
@@ -134,60 +173,6 @@ def recover_vectors(store: Store, *, now: datetime) -> None:
         lost = record_lost(store, now=now)
         delete_orphans(store)
         logger.warning("the vectors of %d files are gone: the files are read again", lost)
-
-
-def _label_rows(
-    ids: list[str], images: Floats, run: LabelRun, vectors: LabelVectors, identity: EncoderIdentity
-) -> pa.Table:
-    width = len(vectors.classes) + len(vectors.rejects)
-    block = max(256, _BLOCK_BYTES // (4 * width))
-    tables = []
-    for at in range(0, len(images), block):
-        scores = score_labels(images[at : at + block], vectors, identity)
-        votes = vote(scores, top_k=run.top_k, abstain_below=run.abstain_below)
-        reasons = _reasons(votes, run)
-        names = run.label_set.names
-        tables.append(_rows(ids[at : at + block], votes, scores.unknown, reasons, names))
-    return pa.concat_tables(tables)
-
-
-def _rows(
-    ids: list[str], votes: Votes, unknown: Floats, reasons: list[str | None], names: list[str]
-) -> pa.Table:
-    vocabulary = pa.array(names)
-    label_index = pa.array(votes.label, pa.int32(), mask=votes.label < 0)
-    n, k = votes.top_labels.shape
-    offsets = pa.array(np.arange(0, n * k + 1, k), pa.int32())
-    top_labels = vocabulary.take(pa.array(votes.top_labels.ravel()))
-    top_scores = pa.array(votes.top_scores.ravel().astype(np.float32))
-    columns = {
-        "image_id": ids,
-        "label": vocabulary.take(label_index),
-        "label_index": votes.label.astype(np.int32),
-        "score": votes.score,
-        "confidence": votes.score,  # until an audit calibrates it
-        "calibrated": np.zeros(n, bool),
-        "margin": votes.margin,
-        "entropy": votes.entropy,
-        "topk_labels": pa.ListArray.from_arrays(offsets, top_labels),
-        "topk_scores": pa.ListArray.from_arrays(offsets, top_scores),
-        "unknown_score": unknown,
-        "reason": pa.array(reasons, pa.string()),
-    }
-    arrays = [pa.array(column) for column in columns.values()]
-    return pa.table(dict(zip(columns, arrays, strict=True))).cast(LABELS)
-
-
-def _reasons(votes: Votes, run: LabelRun) -> list[str | None]:
-    reasons: list[str | None] = []
-    for label_index, rejected_by in zip(votes.label, votes.rejected_by, strict=True):
-        if rejected_by >= 0:
-            reasons.append(f"reject prompt: {run.label_set.reject[rejected_by]}")
-        elif label_index < 0:
-            reasons.append(f"score below {run.abstain_below:g}")
-        else:
-            reasons.append(None)
-    return reasons
 
 
 def _turn_to(store: Store, run: LabelRun) -> None:
