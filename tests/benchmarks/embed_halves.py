@@ -1,0 +1,187 @@
+"""The two halves of embedding, each alone and with all cores to itself, as fast as we can make it.
+
+    python -m tests.benchmarks.embed_halves model MODEL --way torch-bf16 --batch-size 64
+    python -m tests.benchmarks.embed_halves decode FOLDER --way pillow --size 224
+
+`model` embeds one ready batch again and again; `decode` makes pixels of the model's size from bytes
+in memory, in a process per core. Both print images/s.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from io import BytesIO
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.clip.encoder import load_encoder
+from pipeline.clip.loading import load_model
+from pipeline.images.fitting import Fitting
+from tests.benchmarks.embed_inputs import images_in
+
+MODEL_WAYS = ("encoder", "torch-fp32", "torch-bf16", "torch-fp16", "torch-autocast")
+_DTYPES = {"torch-fp32": torch.float32, "torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
+_CUDA = torch.cuda.is_available()
+BATCH_SIZES = (16, 64, 256) if not _CUDA else (64, 256, 1024)
+
+
+def ready_model(name: str, way: str, batch_size: int) -> Callable[[], object]:
+    """Return what embeds a ready batch: ours from bytes, torch from tensors made beforehand."""
+    chance = np.random.default_rng(0)
+    if way == "encoder":
+        encoder = load_encoder(name)
+        height, width = encoder.fit.size
+        pixels = chance.integers(0, 256, (batch_size, height, width, 3), np.uint8)
+        return lambda: encoder.encode_images(pixels)
+    visual = load_model(name).model.visual
+    size = visual.image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    device, dtype = "cuda" if _CUDA else "cpu", _DTYPES.get(way, torch.float32)
+    visual.to(device, dtype=dtype, memory_format=torch.channels_last)
+    images = torch.from_numpy(chance.normal(size=(batch_size, 3, height, width)))
+    images = images.to(device, dtype=dtype, memory_format=torch.channels_last)
+
+    def embed() -> object:
+        with torch.autocast(device, torch.bfloat16, enabled=way == "torch-autocast"):
+            return visual(images).float().cpu()
+
+    return embed
+
+
+def model_rate(embed: Callable[[], object], batch_size: int, seconds: float) -> float:
+    """Return images/s of the model alone."""
+    with torch.inference_mode():
+        embed()
+        embed()
+        batches, began = 0, time.perf_counter()
+        while (passed := time.perf_counter() - began) < seconds:
+            embed()
+            batches += 1
+    return batches * batch_size / passed
+
+
+def fastest_model(name: str, seconds: float) -> dict[str, object]:
+    """Try every way and size of batch; return the fastest pair, to be measured at length."""
+    rates = {
+        (way, size): model_rate(ready_model(name, way, size), size, seconds)
+        for way in MODEL_WAYS
+        for size in BATCH_SIZES
+        if _CUDA or way != "torch-fp16"
+    }
+    way, size = max(rates, key=lambda pair: rates[pair])
+    tried = {f"{way} {size}": round(rate, 1) for (way, size), rate in rates.items()}
+    size_of_input = load_encoder(name).fit.size[0]
+    return {"way": way, "batch_size": size, "input": size_of_input, "tried": tried}
+
+
+def pillow(data: bytes, size: int) -> object:
+    """Decode as open_clip does, bit for bit."""
+    image = Image.open(BytesIO(data))
+    return np.array(Fitting((size, size))(image.convert("RGB")))
+
+
+def pillow_short(data: bytes, size: int) -> object:
+    """Let the decoder itself scale down where it can, and resize only what is not cut off."""
+    image = Image.open(BytesIO(data))
+    image.draft("RGB", (size, size))
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    rgb = image.convert("RGB")
+    return np.array(rgb.resize((size, size), Image.Resampling.BICUBIC, box))
+
+
+def torchvision_way(data: bytes, size: int) -> object:
+    """Decode and resize with torchvision, on tensors."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+    from torchvision.transforms.v2 import functional
+
+    encoded = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+    pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+    bicubic = functional.InterpolationMode.BICUBIC
+    resized = functional.resize(pixels, [size], interpolation=bicubic, antialias=True)
+    return functional.center_crop(resized, [size, size]).permute(1, 2, 0).contiguous().numpy()
+
+
+DECODE_WAYS: dict[str, Callable[[bytes, int], object]] = {
+    "pillow": pillow,
+    "pillow-short": pillow_short,
+    "torchvision": torchvision_way,
+}
+
+
+def _decode_share(
+    paths: list[Path],
+    way: str,
+    size: int,
+    seconds: float,
+    start: Barrier,
+    told: "Queue[tuple[int, float]]",
+) -> None:
+    """Decode some files, again and again, and tell how many a second."""
+    torch.set_num_threads(1)
+    files = [path.read_bytes() for path in paths]
+    decode = DECODE_WAYS[way]
+    for data in files[:20]:
+        decode(data, size)
+    start.wait()
+    done, began = 0, time.perf_counter()
+    while (passed := time.perf_counter() - began) < seconds:
+        decode(files[done % len(files)], size)
+        done += 1
+    told.put((done, passed))
+
+
+def decode_rate(folder: Path, way: str, size: int, seconds: float) -> float:
+    """Return images/s of decoding alone, on all cores."""
+    processes = len(os.sched_getaffinity(0))
+    paths = images_in(folder)[:400]
+    spawn = multiprocessing.get_context("spawn")
+    start, told = spawn.Barrier(processes), spawn.Queue()
+    workers = [
+        spawn.Process(
+            target=_decode_share, args=(paths[n::processes], way, size, seconds, start, told)
+        )
+        for n in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    rate = 0.0
+    for _ in workers:
+        done, passed = told.get(timeout=60 + seconds)
+        rate += done / passed
+    for worker in workers:
+        worker.join()
+    return rate
+
+
+def main() -> None:
+    """Measure one half in one way."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("half", choices=("model", "decode"))
+    parser.add_argument("what", help="the model, or a folder")
+    parser.add_argument("--way", required=True, help="best: try all, and tell which is fastest")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=224, help="pixels of the model's input")
+    parser.add_argument("--seconds", type=float, default=6.0)
+    asked = parser.parse_args()
+    way, seconds = asked.way, asked.seconds
+    if asked.half == "decode":
+        print(json.dumps(decode_rate(Path(asked.what), way, asked.size, seconds)))
+    elif way == "best":
+        print(json.dumps(fastest_model(asked.what, seconds)))
+    else:
+        embed = ready_model(asked.what, way, asked.batch_size)
+        print(json.dumps(model_rate(embed, asked.batch_size, seconds)))
+
+
+if __name__ == "__main__":
+    main()
