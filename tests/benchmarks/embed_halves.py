@@ -17,6 +17,7 @@ from io import BytesIO
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,36 +28,52 @@ from pipeline.clip.loading import load_model
 from pipeline.images.fitting import Fitting
 from tests.benchmarks.embed_inputs import images_in
 
+Embed = Callable[[], object]
 MODEL_WAYS = ("encoder", "torch-fp32", "torch-bf16", "torch-fp16", "torch-autocast")
 _DTYPES = {"torch-fp32": torch.float32, "torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
 _CUDA = torch.cuda.is_available()
 BATCH_SIZES = (16, 64, 256) if not _CUDA else (64, 256, 1024)
 
 
-def ready_model(name: str, way: str, batch_size: int) -> Callable[[], object]:
-    """Return what embeds a ready batch: ours from bytes, torch from tensors made beforehand."""
+def embedder(name: str, way: str) -> Callable[[int], Embed]:
+    """Load a model; return what makes, of a size of batch, a call that embeds a ready batch.
+
+    Ours starts from bytes, torch from tensors that were made beforehand.
+    """
     chance = np.random.default_rng(0)
     if way == "encoder":
         encoder = load_encoder(name)
-        height, width = encoder.fit.size
-        pixels = chance.integers(0, 256, (batch_size, height, width, 3), np.uint8)
-        return lambda: encoder.encode_images(pixels)
+
+        def ours(batch_size: int) -> Embed:
+            pixels = chance.integers(0, 256, (batch_size, *encoder.fit.size, 3), np.uint8)
+            return lambda: encoder.encode_images(pixels)
+
+        return ours
     visual = load_model(name).model.visual
-    size = visual.image_size
-    height, width = size if isinstance(size, tuple) else (size, size)
+    height, width = input_size(visual)
     device, dtype = "cuda" if _CUDA else "cpu", _DTYPES.get(way, torch.float32)
     visual.to(device, dtype=dtype, memory_format=torch.channels_last)
-    images = torch.from_numpy(chance.normal(size=(batch_size, 3, height, width)))
-    images = images.to(device, dtype=dtype, memory_format=torch.channels_last)
 
-    def embed() -> object:
-        with torch.autocast(device, torch.bfloat16, enabled=way == "torch-autocast"):
-            return visual(images).float().cpu()
+    def direct(batch_size: int) -> Embed:
+        images = torch.from_numpy(chance.normal(size=(batch_size, 3, height, width)))
+        images = images.to(device, dtype=dtype, memory_format=torch.channels_last)
 
-    return embed
+        def embed() -> object:
+            with torch.autocast(device, torch.bfloat16, enabled=way == "torch-autocast"):
+                return visual(images).float().cpu()
+
+        return embed
+
+    return direct
 
 
-def model_rate(embed: Callable[[], object], batch_size: int, seconds: float) -> float:
+def input_size(visual: Any) -> tuple[int, int]:
+    """Return height and width of the images that a tower of open_clip takes."""
+    size = visual.image_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def model_rate(embed: Embed, batch_size: int, seconds: float) -> float:
     """Return images/s of the model alone."""
     with torch.inference_mode():
         embed()
@@ -70,16 +87,17 @@ def model_rate(embed: Callable[[], object], batch_size: int, seconds: float) -> 
 
 def fastest_model(name: str, seconds: float) -> dict[str, object]:
     """Try every way and size of batch; return the fastest pair, to be measured at length."""
-    rates = {
-        (way, size): model_rate(ready_model(name, way, size), size, seconds)
-        for way in MODEL_WAYS
-        for size in BATCH_SIZES
-        if _CUDA or way != "torch-fp16"
-    }
+    rates = {}
+    for way in MODEL_WAYS:
+        if way == "torch-fp16" and not _CUDA:
+            continue
+        ready = embedder(name, way)
+        for size in BATCH_SIZES:
+            rates[way, size] = model_rate(ready(size), size, seconds)
     way, size = max(rates, key=lambda pair: rates[pair])
     tried = {f"{way} {size}": round(rate, 1) for (way, size), rate in rates.items()}
-    size_of_input = load_encoder(name).fit.size[0]
-    return {"way": way, "batch_size": size, "input": size_of_input, "tried": tried}
+    height, _ = input_size(load_model(name).model.visual)
+    return {"way": way, "batch_size": size, "input": height, "tried": tried}
 
 
 def pillow(data: bytes, size: int) -> object:
@@ -179,7 +197,7 @@ def main() -> None:
     elif way == "best":
         print(json.dumps(fastest_model(asked.what, seconds)))
     else:
-        embed = ready_model(asked.what, way, asked.batch_size)
+        embed = embedder(asked.what, way)(asked.batch_size)
         print(json.dumps(model_rate(embed, asked.batch_size, seconds)))
 
 
