@@ -13,8 +13,8 @@ Of a run of ours that is all of it but training: scan, decode, embed, write, lab
 report; the row "its scan and embed" counts these two stages alone. Memory: the proportional set
 sizes of the whole tree of processes, summed every 50 ms, in a run of its own that is not timed.
 
-The limit: what the model alone (ready batches, best precision, best size of batch, our encoder or
-torch directly, whichever is faster) and decoding alone (bytes in memory to pixels, a process per
+The limit is what the model alone (ready batches; best precision, size of batch and division of the
+cores; our encoder or torch directly) and decoding alone (bytes in memory to pixels, a process per
 core, the fastest of three ways) allow: 1 / (1 / model + 1 / decode) where both share the cores,
 the smaller of the two where there is a GPU.
 

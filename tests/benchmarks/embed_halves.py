@@ -11,8 +11,10 @@ import argparse
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -29,10 +31,11 @@ from pipeline.images.fitting import Fitting
 from tests.benchmarks.embed_inputs import images_in
 
 Embed = Callable[[], object]
-MODEL_WAYS = ("encoder", "torch-fp32", "torch-bf16", "torch-fp16", "torch-autocast")
+MODEL_WAYS = ("encoder", "torch-fp32", "torch-bf16", "torch-fp16")
 _DTYPES = {"torch-fp32": torch.float32, "torch-bf16": torch.bfloat16, "torch-fp16": torch.float16}
+CORES = len(os.sched_getaffinity(0))
 _CUDA = torch.cuda.is_available()
-BATCH_SIZES = (16, 64, 256) if not _CUDA else (64, 256, 1024)
+BATCH_SIZES = (16, 32, 64, 128) if not _CUDA else (64, 256, 1024)
 
 
 def embedder(name: str, way: str) -> Callable[[int], Embed]:
@@ -51,18 +54,14 @@ def embedder(name: str, way: str) -> Callable[[int], Embed]:
         return ours
     visual = load_model(name).model.visual
     height, width = input_size(visual)
-    device, dtype = "cuda" if _CUDA else "cpu", _DTYPES.get(way, torch.float32)
+    device, dtype = "cuda" if _CUDA else "cpu", _DTYPES[way]
     visual.to(device, dtype=dtype, memory_format=torch.channels_last)
 
     def direct(batch_size: int) -> Embed:
         images = torch.from_numpy(chance.normal(size=(batch_size, 3, height, width)))
         images = images.to(device, dtype=dtype, memory_format=torch.channels_last)
 
-        def embed() -> object:
-            with torch.autocast(device, torch.bfloat16, enabled=way == "torch-autocast"):
-                return visual(images).float().cpu()
-
-        return embed
+        return lambda: visual(images).float().cpu()
 
     return direct
 
@@ -73,31 +72,48 @@ def input_size(visual: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-def model_rate(embed: Embed, batch_size: int, seconds: float) -> float:
-    """Return images/s of the model alone."""
-    with torch.inference_mode():
-        embed()
-        embed()
-        batches, began = 0, time.perf_counter()
-        while (passed := time.perf_counter() - began) < seconds:
+def model_rate(ready: Callable[[int], Embed], batch_size: int, callers: int, need: float) -> float:
+    """Return images/s of the model alone.
+
+    Args:
+        ready: makes what embeds a ready batch.
+        batch_size: images of a batch.
+        callers: threads that embed a batch each, at the same time, and share the cores.
+        need: seconds to measure for, at least.
+    """
+    start = threading.Barrier(callers)
+
+    def call(embed: Embed) -> float:
+        torch.set_num_threads(max(1, CORES // callers))  # of this thread alone
+        with torch.inference_mode():
             embed()
-            batches += 1
-    return batches * batch_size / passed
+            embed()
+            start.wait()
+            batches, began = 0, time.perf_counter()
+            while (passed := time.perf_counter() - began) < need:
+                embed()
+                batches += 1
+        return batches * batch_size / passed
+
+    with ThreadPoolExecutor(callers) as pool:
+        return sum(pool.map(call, [ready(batch_size) for _ in range(callers)]))
 
 
 def fastest_model(name: str, seconds: float) -> dict[str, object]:
-    """Try every way and size of batch; return the fastest pair, to be measured at length."""
+    """Try every way, size of batch and division of the cores; return the fastest."""
     rates = {}
     for way in MODEL_WAYS:
         if way == "torch-fp16" and not _CUDA:
             continue
         ready = embedder(name, way)
         for size in BATCH_SIZES:
-            rates[way, size] = model_rate(ready(size), size, seconds)
-    way, size = max(rates, key=lambda pair: rates[pair])
-    tried = {f"{way} {size}": round(rate, 1) for (way, size), rate in rates.items()}
+            for callers in {1} if _CUDA else {1, CORES}:
+                rates[way, size, callers] = model_rate(ready, size, callers, seconds)
+    way, size, callers = max(rates, key=lambda key: rates[key])
+    tried = {f"{w} {n} x {c}": round(rate, 1) for (w, n, c), rate in rates.items()}
     height, _ = input_size(load_model(name).model.visual)
-    return {"way": way, "batch_size": size, "input": height, "tried": tried}
+    chosen = {"way": way, "batch_size": size, "callers": callers}
+    return {**chosen, "input": height, "tried": tried}
 
 
 def pillow(data: bytes, size: int) -> object:
@@ -160,7 +176,7 @@ def _decode_share(
 
 def decode_rate(folder: Path, way: str, size: int, seconds: float) -> float:
     """Return images/s of decoding alone, on all cores."""
-    processes = len(os.sched_getaffinity(0))
+    processes = CORES
     paths = images_in(folder)[:400]
     spawn = multiprocessing.get_context("spawn")
     start, told = spawn.Barrier(processes), spawn.Queue()
@@ -188,6 +204,7 @@ def main() -> None:
     parser.add_argument("what", help="the model, or a folder")
     parser.add_argument("--way", required=True, help="best: try all, and tell which is fastest")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--callers", type=int, default=1, help="batches at the same time")
     parser.add_argument("--size", type=int, default=224, help="pixels of the model's input")
     parser.add_argument("--seconds", type=float, default=6.0)
     asked = parser.parse_args()
@@ -197,8 +214,8 @@ def main() -> None:
     elif way == "best":
         print(json.dumps(fastest_model(asked.what, seconds)))
     else:
-        embed = embedder(asked.what, way)(asked.batch_size)
-        print(json.dumps(model_rate(embed, asked.batch_size, seconds)))
+        ready = embedder(asked.what, way)
+        print(json.dumps(model_rate(ready, asked.batch_size, asked.callers, seconds)))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ class Limit:
     model: str
     photos: Path
     size: int  # pixels of the model's input
-    model_way: str
-    batch_size: int
+    model_way: dict[str, Any]  # way, batch_size and callers
     decode_way: str
     told: dict[str, Any]  # every way that was tried, and its images/s
 
@@ -31,21 +30,22 @@ class Limit:
         """Try every way for a moment and keep the fastest ones."""
         chosen = _ask("model", model, "best", seconds=1.5)
         size = int(chosen["input"])
+        way = {name: chosen[name] for name in ("way", "batch_size", "callers")}
         decoding = {
-            way: round(_ask("decode", str(photos), way, size=size, seconds=2), 1)
-            for way in DECODE_WAYS
+            each: round(_ask("decode", str(photos), each, size=size, seconds=2), 1)
+            for each in DECODE_WAYS
         }
-        fastest = max(decoding, key=lambda way: decoding[way])
+        fastest = max(decoding, key=lambda each: decoding[each])
         told = {
-            "model": f"{chosen['way']}, batches of {chosen['batch_size']}",
+            "model": way,
             "decode": fastest,
             "tried": {**chosen["tried"], **decoding},
         }
-        return cls(model, photos, size, chosen["way"], chosen["batch_size"], fastest, told)
+        return cls(model, photos, size, way, fastest, told)
 
     def measure(self) -> dict[str, dict[str, float]]:
         """Return the images/s of both halves and of the limit."""
-        model = _ask("model", self.model, self.model_way, batch_size=self.batch_size, seconds=8)
+        model = _ask("model", self.model, **self.model_way, seconds=8)
         decode = _ask("decode", str(self.photos), self.decode_way, size=self.size, seconds=4)
         apart = torch.cuda.is_available()
         limit = min(model, decode) if apart else 1 / (1 / model + 1 / decode)
@@ -56,6 +56,6 @@ class Limit:
         }
 
 
-def _ask(half: str, what: str, way: str, **options: float) -> Any:
+def _ask(half: str, what: str, way: str, **options: Any) -> Any:
     words = [str(word) for k, v in options.items() for word in (f"--{k.replace('_', '-')}", v)]
     return json.loads(finish([*_HALVES, half, what, "--way", way, *words]).output.splitlines()[-1])
