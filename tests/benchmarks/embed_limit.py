@@ -28,7 +28,7 @@ class Limit:
     @classmethod
     def best(cls, model: str, photos: Path) -> "Limit":
         """Try every way for a moment and keep the fastest ones."""
-        chosen = _ask("model", model, "best", seconds=1.5)
+        chosen = _ask("model", model, "best", seconds=1)
         size = int(chosen["input"])
         way = {name: chosen[name] for name in ("way", "batch_size", "callers")}
         decoding = {
