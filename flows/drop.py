@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flows import stages
 from flows.progress import listener
 from flows.runners import Tasks
+from flows.stale import head_is_current, stale_stages
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clock import Clock
 from pipeline.compaction import CompactSummary
@@ -125,7 +126,7 @@ def _take_drop(
         sum(embeds, EmbedSummary()),
         seconds=clock.seconds(),
     )
-    if scan.nothing_new and not stages.stale_stages(config):
+    if scan.nothing_new and not stale_stages(config):
         logger.info("nothing new")
         return drop
     if store.parts("embeddings"):
@@ -174,4 +175,4 @@ def _why_not_train(config: Config, *, has_selection: bool) -> str | None:
     reason = freshness.why_not(open_store(config.store))
     if reason:
         return reason
-    return "the selection has not changed" if stages.head_is_current(config) else None
+    return "the selection has not changed" if head_is_current(config) else None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from flows import resources, stages
+from flows.stale import stale_stages
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.images.sources import source_root
@@ -49,5 +50,5 @@ def plan(config: Config, *, retry_failed: bool = False) -> Plan:
         tars=len(changes.tars),
         waiting=changes.waiting,
         known=changes.listed - changes.new - changes.changed - changes.waiting,
-        stale=stages.stale_stages(config),
+        stale=stale_stages(config),
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flows.progress import listener
 from flows.resources import (
@@ -18,6 +18,7 @@ from flows.resources import (
     label_set,
     stored_label_vectors,
 )
+from flows.stale import mlp_settings, select_settings
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
@@ -33,15 +34,12 @@ from pipeline.labels.labelling import (
     LabelSummary,
     current_labels,
     current_table,
-    missing_parts,
-    run_table,
-    vectors_went,
 )
-from pipeline.opening import create_store, open_store, peek_store
+from pipeline.opening import create_store, open_store
 from pipeline.runs import new_run_id
 from pipeline.search import index as search_index
 from pipeline.store import Store
-from pipeline.training import freshness, selection
+from pipeline.training import selection
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.embed import EmbedSummary
@@ -67,38 +65,6 @@ def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes
         now=datetime.now(UTC),
         retry_failed=retry_failed,
     )
-
-
-def stale_stages(config: Config) -> list[str]:
-    """Name the stages after embedding whose results do not come from what the store holds now."""
-    store = peek_store(config.store)
-    identity = store.identity()
-    if vectors_went(store):
-        return ["embed", "label", "index", "select"]
-    if identity is None or not store.parts("embeddings"):
-        return []
-    asked = config.labels
-    table = run_table(
-        identity, label_set(config), top_k=asked.top_k, abstain_below=asked.abstain_below
-    )
-    stale = []
-    if current_table(store) != table or missing_parts(store, table):
-        stale.append("label")
-    if not search_index.is_current(store):
-        stale.append("index")
-    if stale or not selection.is_current(store, _select_settings(config)):
-        stale.append("select")
-    if config.train.every_run and (stale or not head_is_current(config)):
-        stale.append("train")
-    return stale
-
-
-def head_is_current(config: Config) -> bool:
-    """Tell whether the saved head is the one that would be trained now, or none can be."""
-    store = open_store(config.store)
-    wanted = freshness.train_fingerprint(store, _mlp_settings(config), config.train.side_text)
-    fresh = freshness.head_fingerprint(store) == wanted
-    return fresh or freshness.why_not(store) is not None
 
 
 def claim(config: Config) -> None:
@@ -197,7 +163,7 @@ def index(config: Config) -> search_index.IndexSummary:
 
 def select(config: Config) -> selection.SelectSummary:
     """Choose the images worth training on."""
-    minimum, cap, duplicate, valid = _select_settings(config)
+    minimum, cap, duplicate, valid = select_settings(config)
     return selection.select(
         open_store(config.store),
         min_confidence=minimum,
@@ -217,7 +183,7 @@ def train(config: Config, truth: str | None) -> "TrainSummary":
     known = read_truth(store, truth, current_labels(store).label_set) if truth else None
     return train_head(
         store,
-        settings=MlpSettings(**_mlp_settings(config)),
+        settings=MlpSettings(**mlp_settings(config)),
         side_text=config.train.side_text,
         encoder=lambda: encoder(config),
         truth=known,
@@ -239,17 +205,3 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
     written = ReportSummary(f"runs/{run_id}/summary.json", sheet)
     store.put_json(written.summary, {**summary, "report": asdict(written)})
     return written
-
-
-def _select_settings(config: Config) -> list[float]:
-    wanted = config.select
-    return [
-        wanted.min_confidence,
-        wanted.max_per_class,
-        wanted.duplicate_cosine,
-        wanted.valid_share,
-    ]
-
-
-def _mlp_settings(config: Config) -> dict[str, Any]:
-    return config.train.model_dump(exclude={"every_run", "side_text"})

@@ -208,3 +208,19 @@ def _show_places(config: Config, summary: DropSummary) -> None:
     show("Everything is in", shown)
     took = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.seconds.items())
     out.print(f"took {took}")
+    _show_split(summary)
+
+
+def _show_split(summary: DropSummary) -> None:
+    """Show what finding and embedding were spent on: what to make faster."""
+    embed, spent = summary.embed, summary.embed.seconds
+    if not embed.embedded:
+        return
+    rate = embed.embedded / max(summary.seconds["embed"], 1e-3)
+    out.print(
+        f"embedded {rate:.0f} images/s, {embed.batch_size} at a time: inference "
+        f"{spent['inference']:.1f} s, waiting for data {spent['waiting']:.1f} s; beside that "
+        f"reading {spent['reading']:.1f} s and decoding {spent['decoding']:.1f} s, of all threads "
+        f"together, and writing {spent['writing']:.1f} s; before it, listing "
+        f"{summary.seconds['scan']:.1f} s"
+    )

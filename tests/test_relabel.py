@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows.stages import stale_stages
+from flows.stale import stale_stages
 from pipeline.clip.encoder import Encoder
 from pipeline.labels.labelling import current_labels
 from pipeline.opening import create_store, open_store

@@ -1,0 +1,58 @@
+"""What of a store is stale: which stages would make something else now than it holds."""
+
+from typing import Any
+
+from flows.resources import label_set
+from pipeline.config import Config
+from pipeline.labels.labelling import current_table, missing_parts, run_table, vectors_went
+from pipeline.opening import open_store, peek_store
+from pipeline.search import index as search_index
+from pipeline.training import freshness, selection
+
+
+def stale_stages(config: Config) -> list[str]:
+    """Name the stages after embedding whose results do not come from what the store holds now."""
+    store = peek_store(config.store)
+    identity = store.identity()
+    if vectors_went(store):
+        return ["embed", "label", "index", "select"]
+    if identity is None or not store.parts("embeddings"):
+        return []
+    asked = config.labels
+    table = run_table(
+        identity, label_set(config), top_k=asked.top_k, abstain_below=asked.abstain_below
+    )
+    stale = []
+    if current_table(store) != table or missing_parts(store, table):
+        stale.append("label")
+    if not search_index.is_current(store):
+        stale.append("index")
+    if stale or not selection.is_current(store, select_settings(config)):
+        stale.append("select")
+    if config.train.every_run and (stale or not head_is_current(config)):
+        stale.append("train")
+    return stale
+
+
+def head_is_current(config: Config) -> bool:
+    """Tell whether the saved head is the one that would be trained now, or none can be."""
+    store = open_store(config.store)
+    wanted = freshness.train_fingerprint(store, mlp_settings(config), config.train.side_text)
+    fresh = freshness.head_fingerprint(store) == wanted
+    return fresh or freshness.why_not(store) is not None
+
+
+def select_settings(config: Config) -> list[float]:
+    """Return what decides a selection, in the order of `selection.is_current`."""
+    wanted = config.select
+    return [
+        wanted.min_confidence,
+        wanted.max_per_class,
+        wanted.duplicate_cosine,
+        wanted.valid_share,
+    ]
+
+
+def mlp_settings(config: Config) -> dict[str, Any]:
+    """Return the fields of `MlpSettings`."""
+    return config.train.model_dump(exclude={"every_run", "side_text"})
