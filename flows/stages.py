@@ -3,7 +3,6 @@
 They take and return names and summaries, never arrays, so that they can run as tasks anywhere.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ from flows.stale import mlp_settings, select_settings
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
+from pipeline.cores import cores
 from pipeline.images.scan import (
     Changes,
     ScanSummary,
@@ -101,7 +101,7 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
     if not shards:
         return EmbedSummary()
     claim(config)
-    workers = config.run.decode_workers or os.cpu_count() or 1
+    workers = config.run.decode_workers or cores()
     remote = any("://" in source for source in config.sources)
     with decoders(config, workers) as pool:
         return embed_shards(
@@ -197,7 +197,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
     store = open_store(config.store)
     sheet = None
     if current_table(store) is not None:
-        with decoders_for(config, THUMBNAIL, os.cpu_count() or 1) as pool:
+        with decoders_for(config, THUMBNAIL, cores()) as pool:
             png = contact_sheet(store, decode=pool.decode)
         if png is not None:
             sheet = f"runs/{run_id}/contact-sheet.png"

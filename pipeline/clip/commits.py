@@ -115,7 +115,7 @@ class Writer:
 
     def __init__(self, commit: Callable[[Shard], None]) -> None:
         """Call `commit` with each shard."""
-        self._commit = commit
+        self._commit, self._failed = commit, False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._under_way: deque[Future[None]] = deque()
 
@@ -134,7 +134,14 @@ class Writer:
         """
         while len(self._under_way) > 1:
             self._under_way.popleft().result()
-        self._under_way.append(self._pool.submit(self._commit, shard))
+        self._under_way.append(self._pool.submit(self._write, shard))
+
+    def _write(self, shard: Shard) -> None:
+        if self._failed:  # later shards may know images whose vectors were not written
+            return
+        self._failed = True
+        self._commit(shard)
+        self._failed = False
 
 
 class ShardQueue:

@@ -4,10 +4,10 @@ Threads read and hash, processes decode, lanes of the model embed, one thread wr
 batches reach across shards, and a shard is committed when its last vector is there.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,6 +15,7 @@ from pipeline.clip.batches import Batches, BatchSize
 from pipeline.clip.commits import Shard, ShardQueue, Writer
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.clock import Clock
+from pipeline.cores import cores
 from pipeline.images.decoding import Decode
 from pipeline.images.looking import look_through
 from pipeline.store import Store
@@ -103,17 +104,18 @@ def embed_shards(
             queue.rows(),
             known,
             decode,
-            threads=threads or os.cpu_count() or 1,
+            threads=threads or cores(),
             window=batches.window,
             clock=clock,
         )
-        for seen in looking:
-            new = seen.picture is not None and seen.image_id not in known
-            queue.add(seen, new=new)
-            if new and seen.picture is not None:
-                known.add(str(seen.image_id))
-                queue.take(batches.add(seen.picture.pixels))
-            told.one(failed=seen.status == "unreadable")
+        with closing(looking):
+            for seen in looking:
+                new = seen.picture is not None and seen.image_id not in known
+                queue.add(seen, new=new)
+                if new and seen.picture is not None:
+                    known.add(str(seen.image_id))
+                    queue.take(batches.add(seen.picture.pixels))
+                told.one(failed=seen.status == "unreadable")
         queue.take(batches.finish())
         told.finish()
     wall = time.perf_counter() - started

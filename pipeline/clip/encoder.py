@@ -5,7 +5,6 @@ Shapes: B images of a batch, H x W the model's input size, N texts, D embedding 
 
 import copy
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from pipeline.arrays import Floats, Pixels, unit_rows
 from pipeline.clip.loading import LoadedModel, load_model
 from pipeline.clip.protocol import Lanes
 from pipeline.clip.tower import ImageTower
+from pipeline.cores import cores
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.images.fitting import Fitting
@@ -199,7 +199,7 @@ def _lanes_of(devices: Sequence[torch.device]) -> int:
     """Two for each GPU, so that one copies while the other computes; one for each core, to 8."""
     if devices[0].type == "cuda":
         return 2 * len(devices)
-    return min(os.cpu_count() or 1, _CPU_LANES)
+    return min(cores(), _CPU_LANES)
 
 
 def _identify(loaded: LoadedModel) -> EncoderIdentity:

@@ -4,7 +4,7 @@ A bad file becomes a reason; it never takes others with it.
 """
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ def look_through(
     threads: int,
     window: Callable[[], int],
     clock: Clock,
-) -> Iterator[Seen]:
+) -> Generator[Seen]:
     """Read, hash and decode files, in order.
 
     Args:

@@ -5,7 +5,6 @@ worked on is bounded, and so is what is not yet written: memory does not grow wi
 Shapes: n images of a batch, D embedding dimensions.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import Halves
+from pipeline.cores import cores
 from pipeline.store import Store
 from pipeline.vectors import stream_vectors
 
@@ -46,15 +46,15 @@ def stream_parts(
         Exception: what `work` or `finish` raise. Parts before may be finished by then, and one or
             two after.
     """
-    cores = os.cpu_count() or 1
+    count = cores()
     finished: list[Future[T]] = []
     # Two cores that each multiply a matrix of their own do not wait for one another.
     with (
         threadpool_limits(1, user_api="blas"),
-        ThreadPoolExecutor(cores, thread_name_prefix="work") as workers,
+        ThreadPoolExecutor(count, thread_name_prefix="work") as workers,
         ThreadPoolExecutor(1, thread_name_prefix="finish") as finisher,
     ):
-        line = _Line(workers, work, _BATCHES_EACH * cores, on_progress)
+        line = _Line(workers, work, _BATCHES_EACH * count, on_progress)
         for part in parts:
             results = stream_vectors(store, part, line.put_all)
             finished.append(finisher.submit(_finish, finish, part, results))
