@@ -16,10 +16,16 @@ from tests.helpers import IDENTITY, make_store
 CHANGED = """
 store = "s"
 sources = ["a", "b/c"]
-encoder = {model = "local-dir:m", device = "cuda:1", precision = "fp16", batch_size = 7, compile = true, decode = "exact"}
 scan = {settle_seconds = 0.5, decode_seconds = 2, max_pixels = 1000}
 select = {min_confidence = 1, max_per_class = 3, duplicate_cosine = 0.5, valid_share = 0.1}
 run = {shard_rows = 1, part_rows = 2, compact_after = 5, decode_workers = 3}
+[encoder]
+model = "local-dir:m"
+device = "cuda:1"
+precision = "fp16"
+batch_size = 7
+compile = true
+decode = "exact"
 [labels]
 label_set = 'dog,"cat"\\'
 template = "an eye with {}"
