@@ -378,7 +378,7 @@ def against_exact(encoder: Encoder, files: dict[str, bytes]) -> tuple[Floats, Fl
     return got, np.concatenate(expected), len(pairs) - len(usual.asked)
 
 
-@pytest.mark.parametrize("photos", ["clothing", "photos"])
+@pytest.mark.parametrize("photos", ["clothing", "imagenette"])
 def test_real_photos_agree_with_the_exact_way(tiny: Encoder, tmp_path: Path, photos: str) -> None:
     found = sorted(path for path in unpacked(photos, tmp_path).rglob("*.jp*g"))[:400]
     got, expected, on_device = against_exact(tiny, {str(p): p.read_bytes() for p in found})
