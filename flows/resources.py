@@ -8,8 +8,9 @@ from pipeline.label_set import LabelSet, LabelVectors, load_label_set
 from pipeline.store import Store
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
+    from pipeline.clip.device_decoding import DeviceDecoder
     from pipeline.clip.encoder import Encoder
-    from pipeline.images.decoding import Fit
+    from pipeline.images.decoding import Decode, Fit
     from pipeline.images.workers import Decoders
 
 _encoders: dict[tuple[str, str, str, bool], "Encoder"] = {}
@@ -65,6 +66,25 @@ def decoders(config: Config, processes: int) -> "Decoders":
     from pipeline.images.fitting import Rough
 
     return decoders_for(config, Rough(fitting), processes, finish=finisher(fitting))
+
+
+def device_decoder(config: Config, usual: "Decode") -> "DeviceDecoder":
+    """Return what decodes JPEGs where the config's model runs, and has `usual` do the rest."""
+    from pipeline.clip.device_decoding import DeviceDecoder
+
+    return DeviceDecoder(encoder(config), usual, max_pixels=config.scan.max_pixels)
+
+
+def require_device(config: Config) -> None:
+    """See that the config's decoder has the device it needs, before the model is loaded.
+
+    Raises:
+        InputError: there is none.
+    """
+    if config.encoder.decode == "gpu":
+        from pipeline.clip.device_decoding import require_gpu
+
+        require_gpu(config.encoder.device)
 
 
 def decoders_for(config: Config, fit: "Fit", processes: int, **more: Any) -> "Decoders":

@@ -13,8 +13,10 @@ from flows.progress import listener
 from flows.resources import (
     decoders,
     decoders_for,
+    device_decoder,
     encoder,
     label_set,
+    require_device,
     stored_label_vectors,
 )
 from flows.stale import mlp_settings, select_settings
@@ -71,8 +73,10 @@ def claim(config: Config) -> None:
     """Load the model and make sure that the store is, or becomes, its own.
 
     Raises:
-        InputError: the model cannot be loaded, or the store holds embeddings of another one.
+        InputError: the model or its device cannot be had, or the store holds embeddings of
+            another one.
     """
+    require_device(config)
     name = config.encoder.model
     if name.startswith("local-dir:"):
         name = f"local-dir:{Path(name.removeprefix('local-dir:')).absolute()}"
@@ -104,12 +108,14 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
     workers = config.run.decode_workers or cores()
     remote = any("://" in source for source in config.sources)
     with decoders(config, workers) as pool:
+        gpu = device_decoder(config, pool.decode) if config.encoder.decode == "gpu" else None
         return embed_shards(
             open_store(config.store),
             run_id,
             range(shards),
             encoder(config),
-            decode=pool.decode,
+            decode=gpu.decode if gpu else pool.decode,
+            encode=gpu.encode if gpu else None,
             now=datetime.now(UTC),
             batch_size=config.encoder.batch_size,
             threads=max(workers, _REMOTE_READERS) if remote else workers,

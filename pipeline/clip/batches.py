@@ -13,9 +13,11 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from pipeline.arrays import Floats, Pixels
-from pipeline.clip.protocol import ImageEncoder, Lanes
+from pipeline.arrays import Pixels
+from pipeline.clip.protocol import Encode, Encoded, ImageEncoder, Lanes
 from pipeline.clock import Clock
+from pipeline.images.decoding import Picture
+from pipeline.images.undecoded import Undecoded
 
 _SMALLEST, _LARGEST = 16, 1024  # where a size is sought
 _TRIALS = 4  # batches that a size is judged by, after a first one that warms up
@@ -63,24 +65,24 @@ class BatchSize:
 class Batches:
     """Takes pictures one by one and hands out their vectors, batch by batch, in order."""
 
-    def __init__(self, encoder: ImageEncoder, lanes: Lanes, size: BatchSize, clock: Clock) -> None:
-        self._encoder, self._lanes, self._size, self._clock = encoder, lanes, size, clock
-        self._pictures: list[Pixels] = []
-        self._under_way: deque[Future[tuple[Floats, float]]] = deque()
+    def __init__(self, encode: Encode, lanes: Lanes, size: BatchSize, clock: Clock) -> None:
+        self._encode, self._lanes, self._size, self._clock = encode, lanes, size, clock
+        self._pictures: list[Picture | Undecoded] = []
+        self._under_way: deque[Future[tuple[Encoded, float]]] = deque()
 
     def window(self) -> int:
         """Return how many pictures are of use beside those that were added: the next batches."""
         return (self._lanes.count + 1) * self._size.size
 
-    def add(self, pixels: Pixels) -> Iterator[Floats]:
-        """Take a picture (H, W, 3); return vectors that are ready, of pictures added earlier."""
-        self._pictures.append(pixels)
+    def add(self, picture: Picture | Undecoded) -> Iterator[Encoded]:
+        """Take a picture; return vectors that are ready, of pictures added earlier."""
+        self._pictures.append(picture)
         if len(self._pictures) < self._size.size:
             return
         yield from self._ready(wait_for=len(self._under_way) - self._lanes.count)
         self._start()
 
-    def finish(self) -> Iterator[Floats]:
+    def finish(self) -> Iterator[Encoded]:
         """Return the vectors of all that is left."""
         if self._pictures:
             self._start()
@@ -90,25 +92,45 @@ class Batches:
         pictures, self._pictures = self._pictures, []
         self._under_way.append(self._lanes.pool.submit(self._run, pictures))
 
-    def _ready(self, wait_for: int) -> Iterator[Floats]:
+    def _ready(self, wait_for: int) -> Iterator[Encoded]:
         while self._under_way and (wait_for > 0 or self._under_way[0].done()):
-            vectors, seconds = self._under_way.popleft().result()
-            self._size.took(len(vectors), seconds)
+            encoded, seconds = self._under_way.popleft().result()
+            self._size.took(len(encoded.vectors), seconds)
             self._clock.add("inference", seconds / self._lanes.count)
-            yield vectors
+            yield encoded
             wait_for -= 1
 
-    def _run(self, pictures: Sequence[Pixels]) -> tuple[Floats, float]:
+    def _run(self, pictures: Sequence[Picture | Undecoded]) -> tuple[Encoded, float]:
         started = time.perf_counter()
-        vectors = self._encode(np.stack(pictures))
-        return vectors, time.perf_counter() - started
+        encoded = self._halved(pictures)
+        return encoded, time.perf_counter() - started
 
-    def _encode(self, pixels: Pixels) -> Floats:
+    def _halved(self, pictures: Sequence[Picture | Undecoded]) -> Encoded:
+        """Encode them together, or by halves where memory runs out."""
         try:
-            return self._encoder.encode_images(pixels)
+            return self._encode(pictures)
         except MemoryError:
-            if len(pixels) == 1:
+            if len(pictures) == 1:
                 raise
-        self._size.too_large(len(pixels))
-        half = len(pixels) // 2
-        return np.concatenate([self._encode(pixels[:half]), self._encode(pixels[half:])])
+        self._size.too_large(len(pictures))
+        half = len(pictures) // 2
+        left, right = self._halved(pictures[:half]), self._halved(pictures[half:])
+        return Encoded(
+            np.concatenate([left.vectors, right.vectors]), [*left.refused, *right.refused]
+        )
+
+
+def pixels_to(encoder: ImageEncoder) -> Encode:
+    """Return what encodes pictures that are all decoded."""
+
+    def encode(pictures: Sequence[Picture | Undecoded]) -> Encoded:
+        vectors = encoder.encode_images(np.stack([_pixels_of(picture) for picture in pictures]))
+        return Encoded(vectors, [None] * len(vectors))
+
+    return encode
+
+
+def _pixels_of(picture: Picture | Undecoded) -> Pixels:
+    if isinstance(picture, Undecoded):
+        raise TypeError(f"{picture.name} is not decoded: who leaves that undone has to encode")
+    return picture.pixels

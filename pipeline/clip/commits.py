@@ -1,19 +1,19 @@
 """Shards on their way into the store: what was seen of their files, the vectors they wait for."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from pipeline.arrays import Floats, Halves
-from pipeline.clip.protocol import ImageEncoder
+from pipeline.arrays import Halves
+from pipeline.clip.protocol import Encoded, ImageEncoder
 from pipeline.identity import digest
-from pipeline.images.decoding import Picture
+from pipeline.images.decoding import Refusal
 from pipeline.images.looking import Seen
 from pipeline.images.reading import Planned, planned
 from pipeline.images.scan import read_shard
@@ -21,7 +21,15 @@ from pipeline.store import Store
 from pipeline.tables import FILES, SIDE_INFO, embeddings
 from pipeline.vectors import to_column
 
-_NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+
+@dataclass(frozen=True)
+class _Owed:
+    """An image that is embedded here; the fields are its columns."""
+
+    image_id: str
+    width: int
+    height: int
+    format: str
 
 
 class Shard:
@@ -31,25 +39,44 @@ class Shard:
         """Begin with the plan's rows for this shard."""
         self.run_id, self.part, self.plan = run_id, f"{run_id}-{number:05d}", plan
         self.seen: list[Seen] = []  # without pixels
-        self.pictures: list[tuple[str, Picture]] = []  # that are embedded here, without pixels
+        self.refused: dict[str, Refusal] = {}  # by image id: found out too late for `add`
+        self._pictures: list[_Owed] = []
         self._vectors: list[Halves] = []
         self._missing = 0
 
     def add(self, seen: Seen, *, new: bool) -> None:
         """Take the next file; a new one is owed a vector."""
-        if new and seen.picture is not None:
-            about = replace(seen.picture, pixels=_NO_PIXELS)
-            self.pictures.append((str(seen.image_id), about))
+        picture = seen.picture
+        if new and picture is not None:
+            about = picture.width, picture.height, picture.format
+            self._pictures.append(_Owed(str(seen.image_id), *about))
             self._missing += 1
         self.seen.append(replace(seen, picture=None))
 
-    def take(self, vectors: Floats) -> int:
-        """Take as many vectors as are owed; return how many."""
-        count = min(self._missing, len(vectors))
-        if count:
-            self._vectors.append(vectors[:count].astype(np.float16))
-            self._missing -= count
-        return count
+    def take(self, batch: Encoded, start: int) -> int:
+        """Take as many rows of a batch, from `start`, as are owed; return how many."""
+        rows = slice(start, start + self._missing)
+        vectors = batch.vectors[rows]
+        if len(vectors):
+            self._vectors.append(vectors.astype(np.float16))
+            owed = self._pictures[len(self._pictures) - self._missing :]
+            for picture, refusal in zip(owed, batch.refused[rows], strict=False):
+                if refusal is not None:
+                    self.refused[picture.image_id] = refusal
+            self._missing -= len(vectors)
+        return len(vectors)
+
+    def turn_away(self, refused: Mapping[str, Refusal]) -> None:
+        """Record what was refused after it was added, and its copies, as what it is."""
+        for number, seen in enumerate(self.seen if refused else ()):
+            refusal = refused.get(str(seen.image_id))
+            if refusal is not None and seen.status == "ok":
+                self.seen[number] = replace(seen, **vars(refusal), side=None)
+        if not self.refused:
+            return
+        kept = [picture.image_id not in self.refused for picture in self._pictures]
+        self._vectors = [np.concatenate(self._vectors)[kept]]
+        self._pictures = [p for p, keep in zip(self._pictures, kept, strict=True) if keep]
 
     def all_seen(self) -> bool:
         """Tell whether every file of the plan was looked at."""
@@ -62,12 +89,12 @@ class Shard:
     def counts(self) -> Counter[str]:
         """Count files by what became of them, and how many images are `embedded` here."""
         counts = Counter(seen.status for seen in self.seen)
-        counts["embedded"] = len(self.pictures)
+        counts["embedded"] = len(self._pictures)
         return counts
 
     def write(self, store: Store, encoder: ImageEncoder, now: datetime) -> None:
         """Commit vectors, then what points at them."""
-        if self.pictures:
+        if self._pictures:
             rows = self._embeddings()
             made_of = digest([vars(encoder.identity), rows["image_id"].to_pylist()])
             store.write_part("embeddings", self.part, rows, made_of)
@@ -82,10 +109,10 @@ class Shard:
     def _embeddings(self) -> pa.Table:
         vectors = np.concatenate(self._vectors)
         columns = [
-            [image_id for image_id, _ in self.pictures],
-            [picture.width for _, picture in self.pictures],
-            [picture.height for _, picture in self.pictures],
-            [picture.format for _, picture in self.pictures],
+            [picture.image_id for picture in self._pictures],
+            [picture.width for picture in self._pictures],
+            [picture.height for picture in self._pictures],
+            [picture.format for picture in self._pictures],
             to_column(vectors),
         ]
         return pa.table([pa.array(c) for c in columns], schema=embeddings(vectors.shape[1]))
@@ -152,6 +179,7 @@ class ShardQueue:
         self.totals: Counter[str] = Counter()  # as `Shard.counts`, of those that are whole
         self._store, self._run_id, self._numbers, self._writer = store, run_id, numbers, writer
         self._shards: deque[Shard] = deque()
+        self._refused: dict[str, Refusal] = {}  # by image id; of all shards that are whole
 
     def rows(self) -> Iterator[Planned]:
         """Yield the files of all shards, reading a plan when it is reached."""
@@ -166,15 +194,21 @@ class ShardQueue:
         shard.add(seen, new=new)
         self._pass_on()
 
-    def take(self, vectors: Iterable[Floats]) -> None:
-        """Take vectors, batch by batch, in the order in which they became owed."""
-        for batch in vectors:
+    def take(self, batches: Iterable[Encoded]) -> int:
+        """Take vectors, batch by batch, as they became owed; return how many were refused."""
+        refused = 0
+        for batch in batches:
             taken = 0
             for shard in self._shards:
-                taken += shard.take(batch[taken:])
+                taken += shard.take(batch, taken)
+            refused += sum(refusal is not None for refusal in batch.refused)
             self._pass_on()
+        return refused
 
     def _pass_on(self) -> None:
         while self._shards and self._shards[0].whole():
-            self.totals.update(self._shards[0].counts())
-            self._writer.write(self._shards.popleft())
+            shard = self._shards.popleft()
+            self._refused |= shard.refused
+            shard.turn_away(self._refused)
+            self.totals.update(shard.counts())
+            self._writer.write(shard)

@@ -11,13 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pipeline.clip.batches import Batches, BatchSize
+from pipeline.clip.batches import Batches, BatchSize, pixels_to
 from pipeline.clip.commits import Shard, ShardQueue, Writer
-from pipeline.clip.protocol import ImageEncoder
+from pipeline.clip.protocol import Encode, ImageEncoder
 from pipeline.clock import Clock
 from pipeline.cores import cores
-from pipeline.images.decoding import Decode
-from pipeline.images.looking import look_through
+from pipeline.images.looking import DecodeOrLeave, look_through
 from pipeline.store import Store
 
 Progress = Callable[[int, int], None]  # files done since the last call, failed ones among them
@@ -60,7 +59,8 @@ def embed_shards(
     shards: Sequence[int],
     encoder: ImageEncoder,
     *,
-    decode: Decode,
+    decode: DecodeOrLeave,
+    encode: Encode | None = None,
     now: datetime,
     batch_size: int = 0,
     threads: int = 0,
@@ -78,6 +78,7 @@ def embed_shards(
         shards: their numbers in the plan.
         encoder: the model; the store refuses one that is not its own.
         decode: makes pixels for this encoder, or says why not; called from many threads.
+        encode: embeds what `decode` returns, where that may be undecoded; called by the lanes.
         now: the time of observation, with time zone.
         batch_size: images per forward pass; 0: found while running.
         threads: that read and wait for pixels; 0: one per core.
@@ -99,7 +100,7 @@ def embed_shards(
 
     with encoder.lanes() as lanes, Writer(commit) as writer:
         queue = ShardQueue(store, run_id, shards, writer)
-        batches = Batches(encoder, lanes, size, clock)
+        batches = Batches(encode or pixels_to(encoder), lanes, size, clock)
         looking = look_through(
             queue.rows(),
             known,
@@ -114,9 +115,9 @@ def embed_shards(
                 queue.add(seen, new=new)
                 if new and seen.picture is not None:
                     known.add(str(seen.image_id))
-                    queue.take(batches.add(seen.picture.pixels))
+                    told.failed(queue.take(batches.add(seen.picture)))
                 told.one(failed=seen.status == "unreadable")
-        queue.take(batches.finish())
+        told.failed(queue.take(batches.finish()))
         told.finish()
     wall = time.perf_counter() - started
     return _summary(queue.totals, size, clock, wall)
@@ -135,6 +136,10 @@ class _Told:
         self._failed += failed
         if time.monotonic() - self._last > _TOLD_EVERY:
             self.finish()
+
+    def failed(self, count: int) -> None:
+        """Tell, with the next files, of some that were counted as done before."""
+        self._failed += count
 
     def finish(self) -> None:
         self._on_progress(self._done, self._failed)

@@ -75,8 +75,8 @@ class Encoder:
                 pool.shutdown(cancel_futures=True)
                 torch.set_num_threads(before)  # what threads began meanwhile had taken over
 
-    def encode_images(self, pixels: Pixels) -> Floats:
-        """Turn (B, H, W, 3) of `fit`ted RGB into (B, D), rows of unit length.
+    def encode_images(self, pixels: Pixels | torch.Tensor) -> Floats:
+        """Turn (B, H, W, 3) of `fit`ted RGB, on any device, into (B, D), rows of unit length.
 
         Raises:
             MemoryError: the batch is too large for the device.

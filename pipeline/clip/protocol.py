@@ -3,7 +3,7 @@
 Shapes: B images of a batch, H x W the model's input size, N texts, D embedding dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from typing import Protocol
 
 from pipeline.arrays import Floats, Pixels
 from pipeline.identity import EncoderIdentity
-from pipeline.images.decoding import Fit
+from pipeline.images.decoding import Fit, Picture, Refusal
+from pipeline.images.undecoded import Undecoded
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,17 @@ class Lanes:
 
     pool: Executor
     count: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of a batch."""
+
+    vectors: Floats  # (B, D), rows of unit length, but of zeros where a picture was refused
+    refused: Sequence[Refusal | None]  # B, mostly None
+
+
+Encode = Callable[[Sequence[Picture | Undecoded]], Encoded]
 
 
 class ImageEncoder(Protocol):

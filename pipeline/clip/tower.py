@@ -1,5 +1,7 @@
 """The image tower of a model on one device: fitted pixels in, features out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,26 +35,20 @@ class ImageTower:
         self._model.visual = torch.compile(self._model.visual)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Pixels) -> Floats:
-        """Turn (B, H, W, 3) of uint8 into features (B, D).
+    def __call__(self, pixels: Pixels | torch.Tensor) -> Floats:
+        """Turn (B, H, W, 3) of uint8, on any device, into features (B, D).
 
         Raises:
             MemoryError: the device has no room for so many.
         """
-        try:
+        held = torch.as_tensor(pixels)
+        with memory_told():
             if self._device.type != "cuda":
-                return self._features(torch.from_numpy(pixels))
+                return self._features(held)
             # A stream of one's own: another thread's batch is computed while this one is copied.
             with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
-                pinned = torch.from_numpy(pixels).pin_memory()
-                return self._features(pinned.to(self._device, non_blocking=True))
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise MemoryError(str(error)) from error
-        except RuntimeError as error:
-            if "can't allocate memory" not in str(error):  # torch has no class of its own for it
-                raise
-            raise MemoryError(str(error)) from error
+                near = held if held.is_cuda else held.pin_memory()
+                return self._features(near.to(self._device, non_blocking=True))
 
     def _features(self, batch: torch.Tensor) -> Floats:
         """Do what open_clip's ToTensor and Normalize do, bit for bit, then the model."""
@@ -62,3 +58,17 @@ class ImageTower:
         )
         rows: Floats = features.float().cpu().numpy()
         return rows
+
+
+@contextmanager
+def memory_told() -> Iterator[None]:
+    """Raise MemoryError where torch raises what it has for it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # torch has no class of its own for it
+            raise
+        raise MemoryError(str(error)) from error

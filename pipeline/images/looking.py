@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.clock import Clock
-from pipeline.images.decoding import Decode, Picture, Refusal, image_id
+from pipeline.images.decoding import Picture, Refusal, image_id
 from pipeline.images.paths import name_of
 from pipeline.images.reading import Planned, Side, Waiting, read_planned, read_side
+from pipeline.images.undecoded import Undecoded
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+# A whole file and its name: `Decode`, or one that leaves some pictures for later.
+DecodeOrLeave = Callable[[bytes, str], Picture | Undecoded | Refusal]
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,14 @@ class Seen:
     image_id: str | None
     status: str  # as in FILES, or waiting
     reason: str | None = None
-    picture: Picture | None = None  # of bytes that were not known
+    picture: Picture | Undecoded | None = None  # of bytes that were not known
     side: Side | None = None
 
 
 def look_through(
     rows: Iterable[Planned],
     known: Container[str],
-    decode: Decode,
+    decode: DecodeOrLeave,
     *,
     threads: int,
     window: Callable[[], int],
@@ -44,7 +48,7 @@ def look_through(
     Args:
         rows: the files; taken one by one as they are needed.
         known: ids of images that need no decoding; may grow meanwhile.
-        decode: makes pixels, or says why not; called from many threads.
+        decode: makes pixels, leaves that for later or says why not; called from many threads.
         threads: that read, and wait for pixels.
         window: how many files may be under way or wait to be taken; bounds memory.
         clock: sums up `reading` and `decoding`, over all threads.
@@ -53,7 +57,7 @@ def look_through(
         yield from _in_order(pool, lambda row: _look(row, known, decode, clock), rows, window)
 
 
-def _look(row: Planned, known: Container[str], decode: Decode, clock: Clock) -> Seen:
+def _look(row: Planned, known: Container[str], decode: DecodeOrLeave, clock: Clock) -> Seen:
     with clock("reading"):
         data, side = read_planned(row), read_side(row)
         for trouble in (data, side):
