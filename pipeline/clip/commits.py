@@ -118,6 +118,7 @@ class Writer:
         self._commit = commit
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._under_way: deque[Future[None]] = deque()
+        self._failed = False
 
     def __enter__(self) -> "Writer":
         return self
@@ -134,7 +135,15 @@ class Writer:
         """
         while len(self._under_way) > 1:
             self._under_way.popleft().result()
-        self._under_way.append(self._pool.submit(self._commit, shard))
+        self._under_way.append(self._pool.submit(self._next, shard))
+
+    def _next(self, shard: Shard) -> None:
+        # What waits behind a shard that failed may point at vectors that it was to bring.
+        if self._failed:
+            return
+        self._failed = True
+        self._commit(shard)
+        self._failed = False
 
 
 class ShardQueue:
