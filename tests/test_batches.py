@@ -185,9 +185,8 @@ class Growth:
 
     def __init__(self, rate: Callable[[int], float], wanted: int = 0) -> None:
         size, self.tried = BatchSize(wanted), [wanted or 16]
-        for batch in range(100):
-            jitter = (1.0, 0.98, 1.02)[batch % 3]
-            size.took(size.size, size.size / rate(size.size) * jitter)
+        for _ in range(100):
+            size.took(size.size, size.size / rate(size.size))
             if size.size != self.tried[-1]:
                 self.tried.append(size.size)
 
@@ -199,7 +198,8 @@ class Growth:
         (lambda n: min(n, 128), [16, 32, 64, 128, 256, 128]),
         (lambda n: n if n <= 64 else 10, [16, 32, 64, 128, 64]),
         (lambda n: n, [16, 32, 64, 128, 256, 512, 1024]),
-        (lambda n: 100 + n / 1000, [16, 32, 16]),  # too little gained
+        (lambda n: {16: 100, 32: 104}.get(n, 1), [16, 32, 16]),  # too little gained
+        (lambda n: {16: 100, 32: 106}.get(n, 1), [16, 32, 64, 32]),
     ],
 )
 def test_the_size_is_doubled_while_that_pays(
@@ -213,15 +213,28 @@ def test_a_size_that_was_asked_for_is_kept() -> None:
     assert Growth(lambda n: n, wanted=16).tried == [16]
 
 
-def test_neither_the_first_batch_of_a_size_nor_a_slow_one_decides() -> None:
+@pytest.mark.parametrize(
+    ("rates", "next_size"),  # of batches of 32 images, where 16 were done at 16 a second
+    [
+        ([0.1, 5, 16, 40, 40], 64),  # the first one warms up: 28 is the middle of the others
+        ([100, 17, 1, 18, 16], 16),
+        ([20, 10, 10, 100, 10], 16),  # one that is fast by chance
+        ([20, 20, 20, 1, 20], 64),  # one that is slow by chance
+    ],
+)
+def test_neither_the_first_batch_of_a_size_nor_an_odd_one_decides(
+    rates: list[float], next_size: int
+) -> None:
     size = BatchSize(0)
-    for seconds in (9.0, 1.0, 1.0, 9.0, 1.0):  # 16 a second
-        size.took(16, seconds)
-    assert size.size == 32
-    size.took(3, 100.0)  # what was left over at the end of some shards
-    for seconds in (9.0, 1.0, 9.0, 1.0, 1.0):  # 32 a second
-        size.took(32, seconds)
-    assert size.size == 64
+    for _ in range(5):
+        assert size.size == 16
+        size.took(16, 1.0)
+    for rate in rates:
+        for _ in range(5):
+            size.took(3, 1e-3)  # what is left over at the end tells nothing
+        assert size.size == 32
+        size.took(32, 32 / rate)
+    assert size.size == next_size
 
 
 @pytest.mark.parametrize("wanted", [0, 16])
@@ -303,6 +316,23 @@ def test_after_a_write_that_fails_no_later_shard_is_committed(
     require_right_vectors(store, contents[:6])
     run(store, source, Angles(count=2))
     require_right_vectors(store, contents)
+
+
+def test_a_write_that_fails_at_the_very_end_is_heard_of_too(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, whole = write(tmp_path / "in", range(12)), Store.write_part
+
+    def failing(self: Store, table: str, part: str, rows: pa.Table, *more: str) -> None:
+        if table == "files" and part.endswith("-00001"):
+            time.sleep(0.1)
+            raise OSError("no space left")
+        whole(self, table, part, rows, *more)
+
+    monkeypatch.setattr(Store, "write_part", failing)
+    with pytest.raises(OSError, match="no space left"):
+        run(store, source, Angles())
+    assert len(current_files(store)) == 6
 
 
 def test_a_check_that_fails_keeps_its_shard_and_all_later_ones_from_the_store(
