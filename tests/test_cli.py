@@ -149,6 +149,9 @@ def test_run_tells_what_it_would_do_then_does_it_then_has_nothing_to_do(
     assert not (tmp_path / "store").exists()
     did = command.json(*arguments)
     assert did["embed"]["embedded"] == 12
+    seconds = did["embed"]["seconds"]
+    assert set(seconds) == {"reading", "decoding", "waiting", "inference", "writing"}
+    assert 0 < seconds["waiting"] + seconds["inference"] <= did["seconds"]["embed"] + 0.002
     half_written = tmp_path / "store/files/.tmp-123"  # by a run that was killed in its last steps
     half_written.write_bytes(b"PAR1")
     assert command.json(*arguments) == {"nothing_new": True, "known": 12, "waiting": 0}

@@ -24,6 +24,7 @@ from PIL import Image
 
 from pipeline.images.decoding import Picture, Refusal, decode
 from pipeline.images.fitting import Fitting
+from pipeline.images.serving import SHARED_BYTES
 from pipeline.images.workers import Decoders
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,6 +162,45 @@ def test_many_threads_get_what_one_gets_each_for_its_own_file() -> None:
             )
         else:
             assert got == expected
+
+
+def as_it_is(image: Image.Image) -> Image.Image:
+    return image
+
+
+def noisy(width: int, height: int, seed: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+
+
+def bmp(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "BMP")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_picture_comes_back_whole_whether_shared_memory_holds_it_or_not(more: int) -> None:
+    large = noisy(2048, 2048 + more, seed=0)  # by one row more than SHARED_BYTES, or not
+    assert len(large.tobytes()) == SHARED_BYTES + more * 3 * 2048
+    small, slim = noisy(30, 20, seed=1), noisy(20, 30, seed=2)
+    with Decoders(as_it_is, max_pixels=5_000_000, processes=1) as decoders:
+        for image in (small, large, slim, large, small):
+            seen = decoders.decode(bmp(image), "x.bmp")
+            assert isinstance(seen, Picture)
+            assert (seen.width, seen.height, seen.format) == (*image.size, "BMP")
+            assert (seen.pixels == np.asarray(image)).all()
+            assert seen.pixels.flags.writeable
+
+
+@pytest.mark.parametrize("size", [(30, 20), (2048, 2049)])  # shared, and too large for it
+def test_pixels_that_were_handed_out_are_not_overwritten_by_the_next(size: tuple[int, int]) -> None:
+    images = [noisy(*size, seed=seed) for seed in range(3)]
+    with Decoders(as_it_is, max_pixels=5_000_000, processes=1) as decoders:
+        seen = [decoders.decode(bmp(image), "x.bmp") for image in images]
+    for picture, image in zip(seen, images, strict=True):
+        assert isinstance(picture, Picture)
+        assert (picture.pixels == np.asarray(image)).all()
 
 
 def test_crashes_in_many_threads_blame_no_other_file(decoders: Decoders) -> None:

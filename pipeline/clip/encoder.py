@@ -99,7 +99,7 @@ class Encoder:
                 tower.compile()
                 tower(blank)
         except Exception as error:  # torch raises what its compilers raise
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"encoder.compile: torch.compile cannot translate this model here ({reason}); "
                 "a C++ compiler is needed on a CPU. Run without it"

@@ -5,13 +5,17 @@ whoever has faster tools. Both need Pillow alone and can be pickled, so that pro
 never load torch.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 Size = tuple[int, int]  # height, width, in pixels: the order of open_clip
 _MARGIN = 4  # a JPEG is not scaled below so many times what is wanted: at 2, labels changed
+_SMALLEST_DRAFT = 8  # a JPEG is scaled to an eighth at the least
+_MIRRORED = (2, 3, 4, 6, 7, 8)  # EXIF orientations that turn a row or a column's order round
 _LEFT_AS_IT_IS = 4 << 20  # pixels; a larger picture is cheaper to fit than to hand on
 _BAND = 16  # times the short side: for these, what is cut off would be most of the work
 _REDUCING_GAP = 3.0  # Pillow: "almost indistinguishable from fair resampling"
@@ -74,6 +78,8 @@ class Rough:
 
     def draft(self, image: Image.Image) -> None:
         """Have a JPEG that is not decoded yet decoded at a half, a quarter or an eighth."""
+        if not isinstance(image, JpegImageFile) or _would_be_shifted(image):
+            return
         height, width = self.fitting.resized(image.height, image.width)
         image.draft(None, (_MARGIN * width, _MARGIN * height))
 
@@ -84,3 +90,15 @@ class Rough:
         if large or band or self.fitting.interpolation == "nearest":
             return self.fitting.fitted(image, _REDUCING_GAP)
         return image
+
+
+def _would_be_shifted(image: JpegImageFile) -> bool:
+    """Tell whether a scaled JPEG's last row or column, a whole one in part only, will come first.
+
+    Whoever resizes it cuts off at the end what is too much.
+    """
+    if not (image.width % _SMALLEST_DRAFT or image.height % _SMALLEST_DRAFT):
+        return False
+    with suppress(Exception):  # broken EXIF: as it was stored
+        return image.getexif().get(ExifTags.Base.Orientation) in _MIRRORED
+    return False
