@@ -1,5 +1,8 @@
 """Labels against a direct loop over open_clip, written as the CLIP README does it."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +10,28 @@ import open_clip
 import polars as pl
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
+from torchvision.transforms import ToTensor
 
+from flows.resources import decoders
+from pipeline.arrays import Floats, Pixels
 from pipeline.catalog import present_images
-from pipeline.clip.encoder import load_encoder
+from pipeline.clip.encoder import Encoder, load_encoder
+from pipeline.clip.loading import LoadedModel
+from pipeline.clip.resizing import finisher
 from pipeline.images.decoding import Picture, decode
+from pipeline.images.fitting import Rough
+from pipeline.images.workers import Decoders
 from pipeline.label_set import load_label_set
 from pipeline.labels.labelling import current_labels
 from pipeline.opening import open_store
 from tests.conftest import DATA, TINY, demo_config, run_plain, unpacked
 
+LABELS = [  # CIFAR-10's names, and others
+    "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
+    "a person, an animal, a building, food, a vehicle, a landscape, a plant, a tool",
+    "indoors, outdoors",
+]
 CLASSES = load_label_set(str(DATA / "labels.toml")).names
 
 
@@ -97,3 +112,88 @@ def test_real_photos_are_labelled_as_well_as_the_model_can(tmp_path: Path) -> No
     truth = [folders.get(Path(p).parent.name, Path(p).parent.name) for p in rows["path"]]
     accuracy = np.mean([a == b for a, b in zip(truth, rows["label"], strict=True)])
     assert accuracy == pytest.approx(0.762, abs=0.01)  # what the model's own README reports
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = unpacked("photos", tmp_path_factory.mktemp("photos"))
+    return [path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def enlarged(photo: bytes, times: int, orientation: int) -> bytes:
+    """Make a photo of so many pixels that only a part of them is decoded."""
+    image = Image.open(BytesIO(photo)).convert("RGB")
+    size = image.width * times + 1, image.height * times - 3  # that no power of 2 divides
+    exif, file = Image.Exif(), BytesIO()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90, exif=exif)
+    return file.getvalue()
+
+
+def pixels_of(pool: Decoders, files: Sequence[bytes]) -> Pixels:
+    with pool, ThreadPoolExecutor(4) as threads:
+        seen = list(threads.map(lambda data: pool.decode(data, "x.jpg"), files))
+    pictures = [picture.pixels for picture in seen if isinstance(picture, Picture)]
+    assert len(pictures) == len(files)
+    return np.stack(pictures)
+
+
+def as_configured(way: str, files: Sequence[bytes]) -> Pixels:
+    encoder = {"model": TINY, "device": "cpu", "precision": "fp32", "decode": way}
+    return pixels_of(decoders(demo_config(Path("none"), encoder=encoder), 2), files)
+
+
+def top(encoder: Encoder, images: Floats, labels: str) -> np.ndarray:
+    texts = encoder.encode_texts([f"a photo of {name}." for name in labels.split(", ")])
+    best: np.ndarray = (images @ texts.T).argmax(axis=1)
+    return best
+
+
+def test_exact_pixels_are_those_of_open_clip_bit_for_bit(photos: list[bytes]) -> None:
+    _, _, preprocess = open_clip.create_model_and_transforms(TINY)
+    seen = as_configured("exact", photos)
+    for photo, pixels in zip(photos, seen, strict=True):
+        image = Image.open(BytesIO(photo))
+        for step in preprocess.transforms:
+            if isinstance(step, ToTensor):
+                break
+            image = step(image)
+        assert pixels.tobytes() == np.asarray(image).tobytes()
+
+
+def test_fast_pixels_of_real_photos_give_the_same_labels(
+    tiny: Encoder, photos: list[bytes]
+) -> None:
+    large = [enlarged(photo, 4, 1 + at % 8) for at, photo in enumerate(photos[::5])]
+    files = [*photos, *large]
+    exact, fast = (as_configured(way, files) for way in ("exact", "fast"))
+    assert (exact != fast).any()
+    images, quick = tiny.encode_images(exact), tiny.encode_images(fast)
+    cosines = (images * quick).sum(axis=1)
+    assert cosines[: len(photos)].mean() >= 0.9999
+    assert cosines[len(photos) :].mean() >= 0.999
+    assert cosines.min() >= 0.995
+    for labels in LABELS:
+        same = top(tiny, images, labels) == top(tiny, quick, labels)
+        assert same.mean() >= 0.995, labels
+
+
+def test_fast_pixels_are_as_good_for_a_large_model(photos: list[bytes]) -> None:
+    """Of random weights, to which different photos are still different."""
+    torch.manual_seed(0)
+    model, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32", pretrained=None)
+    loaded = LoadedModel(
+        "ViT-B-32",
+        model.eval().requires_grad_(False),
+        preprocess,
+        open_clip.get_tokenizer("ViT-B-32"),
+    )
+    encoder = Encoder(loaded, devices=[torch.device("cpu")], precision="fp32")
+    files = [*photos[:6], *(enlarged(photo, 5, 1 + at) for at, photo in enumerate(photos[6:12]))]
+    fit, finish = Rough(encoder.fit), finisher(encoder.fit)
+    whole = Decoders(encoder.fit, max_pixels=10**8, processes=2)
+    parts = Decoders(fit, max_pixels=10**8, processes=2, finish=finish)
+    exact, fast = (encoder.encode_images(pixels_of(pool, files)) for pool in (whole, parts))
+    assert (exact * fast).sum(axis=1).min() >= 0.999
+    others = (exact @ exact.T)[~np.eye(len(files), dtype=bool)]
+    assert others.max() < 0.99
