@@ -376,3 +376,17 @@ def test_a_run_without_a_picture_commits_what_it_saw(store: Store, tmp_path: Pat
     assert (summary.files, summary.embedded, summary.unreadable) == (8, 0, 8)
     assert len(current_files(store)) == 8
     assert store.parts("embeddings") == []
+
+
+def test_lanes_at_work_and_idle_make_up_the_time_that_a_run_takes(
+    store: Store, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "in", range(160))
+    encoder = Angles(count=4, delay=lambda: 0.02)
+    started = time.perf_counter()
+    seconds = run(store, source, encoder, shard_rows=50).seconds
+    wall = time.perf_counter() - started
+    assert len(encoder.sizes) == 40
+    assert 40 * 0.02 / 4 <= seconds["inference"] <= wall  # of one lane, on average
+    assert seconds["waiting"] >= 0
+    assert seconds["waiting"] + seconds["inference"] <= wall + 0.002
