@@ -4,15 +4,14 @@ Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 """
 
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from flows import stages
 from flows.progress import listener
-from flows.runners import Tasks
+from flows.runners import Steps, Tasks
 from flows.stale import head_is_current, stale_stages
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clock import Clock
@@ -30,8 +29,6 @@ from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
     from pipeline.training.train import TrainSummary
-
-R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -101,15 +98,7 @@ def _take_drop(
     """Take the drop once; `taken` tells what was scanned and embedded, by attempts before too."""
     store = open_store(config.store)
     clock = Clock()
-
-    def run(name: str, step: Callable[..., R], *args: Any, files: int = 0) -> R:
-        check_lock()
-        listener.get().stage(name, files)
-        with clock(name):
-            summary = tasks.run(name, step, *args)
-        logger.info("%s: %s", name, summary)
-        return summary
-
+    run = Steps(tasks, clock, check_lock).run
     recover_vectors(store, now=datetime.now(UTC))
     scan = run("scan", stages.scan, config, options.retry_failed)
     embedded = EmbedSummary()

@@ -4,15 +4,12 @@ Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from flows import resources, stages
 from flows.drop import Options
-from flows.progress import listener
-from flows.runners import Tasks
+from flows.runners import Steps, Tasks
 from pipeline.clock import Clock
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -27,8 +24,6 @@ from pipeline.opening import open_store
 from pipeline.search.index import IndexSummary
 from pipeline.store import Store
 from pipeline.training.selection import SelectSummary
-
-R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +59,7 @@ def relabel_store(config: Config, tasks: Tasks, options: Options, select: bool) 
     store = open_store(config.store)
     clock = Clock()
     with writer_lock(store, wait=options.wait) as check_lock:
-
-        def run(name: str, step: Callable[..., R], *args: Any, images: int = 0) -> R:
-            check_lock()
-            listener.get().stage(name, images)
-            with clock(name):
-                summary = tasks.run(name, step, *args)
-            logger.info("%s: %s", name, summary)
-            return summary
-
+        run = Steps(tasks, clock, check_lock).run
         # Else nobody would notice, once the labels of vectors that went are out of force.
         recover_vectors(store, now=datetime.now(UTC))
         if not store.parts("embeddings"):
@@ -80,7 +67,7 @@ def relabel_store(config: Config, tasks: Tasks, options: Options, select: bool) 
                 f"{store.location}: holds no embeddings yet; `pseudolabel run` makes them"
             )
         run("encode labels", encode_labels, config)
-        labelled = run("label", stages.label, config, images=_unlabelled(config, store))
+        labelled = run("label", stages.label, config, files=_unlabelled(config, store))
         speed = round(labelled.labelled / max(clock.seconds()["label"], 1e-3), 1)
         summary = RelabelSummary(labelled, speed)
         if select:

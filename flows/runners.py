@@ -3,10 +3,17 @@
 A drop is written once, over `Tasks`; both ways run the very same stage functions.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from flows.progress import listener
+from pipeline.clock import Clock
+from pipeline.locking import Check
+
 R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
 
 
 class Tasks(Protocol):
@@ -36,3 +43,20 @@ class PrefectTasks:
         # with a result whose file may be gone.
         prefect_task = task(name=name, cache_policy=NO_CACHE, persist_result=False)
         return prefect_task(step)(*args)
+
+
+class Steps:
+    """Runs the steps of a drop or a relabelling, one after another: each is told and timed."""
+
+    def __init__(self, tasks: Tasks, clock: Clock, check: Check) -> None:
+        """Run them by `tasks`; `check` raises when the store is not ours any more."""
+        self._tasks, self._clock, self._check = tasks, clock, check
+
+    def run(self, name: str, step: Callable[..., R], *args: Any, files: int = 0) -> R:
+        """Run one step that goes through so many files (0: unknown)."""
+        self._check()
+        listener.get().stage(name, files)
+        with self._clock(name):
+            summary = self._tasks.run(name, step, *args)
+        logger.info("%s: %s", name, summary)
+        return summary
