@@ -3,7 +3,6 @@
 Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 """
 
-import logging
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -24,8 +23,6 @@ from pipeline.opening import open_store
 from pipeline.search.index import IndexSummary
 from pipeline.store import Store
 from pipeline.training.selection import SelectSummary
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
