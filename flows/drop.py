@@ -1,4 +1,4 @@
-"""One drop, in order: scan, embed, label, index, select, train, report.
+"""One drop, in order: scan, embed, index, label, select, train, report.
 
 Written once over `Tasks`: Prefect runs it, and so does `--plain`.
 """
@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows import stages
+from flows.labelling import answer
 from flows.progress import listener
 from flows.runners import Steps, Tasks
 from flows.stale import head_is_current, stale_stages
@@ -119,10 +120,11 @@ def _take_drop(
         logger.info("nothing new")
         return drop
     if store.parts("embeddings"):
+        answered = answer(config, run)
         drop = replace(
             drop,
-            label=run("label", stages.label, config),
-            index=run("index", stages.index, config),
+            label=answered.label,
+            index=answered.index,
             select=run("select", stages.select, config),
         )
     reason = _why_not_train(config, has_selection=drop.select is not None)

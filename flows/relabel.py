@@ -8,20 +8,15 @@ from datetime import UTC, datetime
 
 from flows import resources, stages
 from flows.drop import Options
+from flows.labelling import answer
 from flows.runners import Steps, Tasks
 from pipeline.clock import Clock
 from pipeline.config import Config
 from pipeline.errors import InputError
-from pipeline.labels.labelling import (
-    LabelSummary,
-    missing_parts,
-    recover_vectors,
-    run_table,
-)
+from pipeline.labels.labelling import LabelSummary, recover_vectors
 from pipeline.locking import writer_lock
 from pipeline.opening import open_store
 from pipeline.search.index import IndexSummary
-from pipeline.store import Store
 from pipeline.training.selection import SelectSummary
 
 
@@ -31,7 +26,7 @@ class RelabelSummary:
 
     label: LabelSummary
     images_per_second: float  # labelled; 0 when all had these labels already
-    index: IndexSummary | None = None
+    index: IndexSummary
     select: SelectSummary | None = None  # null: left to the next run, as asked
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
@@ -64,28 +59,14 @@ def relabel_store(config: Config, tasks: Tasks, options: Options, select: bool) 
                 f"{store.location}: holds no embeddings yet; `pseudolabel run` makes them"
             )
         run("encode labels", encode_labels, config)
-        labelled = run("label", stages.label, config, files=_unlabelled(config, store))
-        speed = round(labelled.labelled / max(clock.seconds()["label"], 1e-3), 1)
-        summary = RelabelSummary(labelled, speed)
+        answered = answer(config, run)
+        speed = round(answered.label.labelled / max(clock.seconds()["label"], 1e-3), 1)
+        summary = RelabelSummary(answered.label, speed, answered.index)
         if select:
-            summary = replace(
-                summary,
-                index=run("index", stages.index, config),
-                select=run("select", stages.select, config),
-            )
+            summary = replace(summary, select=run("select", stages.select, config))
         return replace(summary, seconds=clock.seconds())
 
 
 def encode_labels(config: Config) -> int:
     """Have the label set's vectors in the store's cache; return how many classes there are."""
     return len(resources.stored_label_vectors(config, open_store(config.store)).classes)
-
-
-def _unlabelled(config: Config, store: Store) -> int:
-    """Count the images that have no label of this label set yet."""
-    identity, asked = store.identity(), config.labels
-    if identity is None:
-        return 0
-    classes = resources.label_set(config)
-    table = run_table(identity, classes, top_k=asked.top_k, abstain_below=asked.abstain_below)
-    return sum(store.rows("embeddings", part) for part in missing_parts(store, table))

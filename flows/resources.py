@@ -4,7 +4,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
+from pipeline.errors import InputError
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
+from pipeline.labels.question import Question
 from pipeline.store import Store
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
@@ -38,6 +40,28 @@ def label_set(config: Config) -> LabelSet:
     """Return the config's label set."""
     template = config.labels.template
     return load_label_set(config.labels.label_set, (template,) if template else ())
+
+
+def question(config: Config) -> Question:
+    """Return what the config asks of every image.
+
+    Raises:
+        InputError: the label set is bad, or lacks the reject prompts that are asked for.
+    """
+    wanted, classes = config.labels, label_set(config)
+    if wanted.unknown == "reject" and not classes.reject:
+        raise InputError(
+            f'labels.unknown = "reject": label set {classes.name!r} has no reject prompts; '
+            'give it some, such as reject = ["a photo of something else"]'
+        )
+    return Question(
+        label_set=classes,
+        top_k=wanted.top_k,
+        abstain_below=wanted.abstain_below,
+        refine=wanted.refine,
+        unknown=wanted.unknown,
+        unknown_above=wanted.unknown_above,
+    )
 
 
 def label_vectors(config: Config) -> LabelVectors:

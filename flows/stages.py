@@ -15,7 +15,7 @@ from flows.resources import (
     decoders_for,
     device_decoder,
     encoder,
-    label_set,
+    question,
     require_device,
     stored_label_vectors,
 )
@@ -40,6 +40,7 @@ from pipeline.labels.labelling import (
 from pipeline.opening import create_store, open_store
 from pipeline.runs import new_run_id
 from pipeline.search import index as search_index
+from pipeline.search.neighbours import load_neighbourhood, update_neighbours
 from pipeline.store import Store
 from pipeline.training import selection
 
@@ -147,17 +148,29 @@ def compact(config: Config) -> CompactSummary:
     )
 
 
+def neighbours(config: Config) -> int:
+    """Search the neighbours of images that have none yet; return of how many."""
+    store = open_store(config.store)
+    return update_neighbours(
+        store,
+        search_index.load_index(store),
+        on_progress=lambda images: listener.get().advance(images, 0),
+    )
+
+
 def label(config: Config) -> LabelSummary:
     """Label what has no label of this label set yet."""
     from pipeline.labels.labelling import label as label_store
 
-    store = open_store(config.store)
+    store, asked = open_store(config.store), question(config)
+    near = None
+    if asked.refine != "none":
+        near = load_neighbourhood(store, search_index.load_index(store))
     return label_store(
         store,
-        label_set(config),
+        asked,
         stored_label_vectors(config, store),
-        top_k=config.labels.top_k,
-        abstain_below=config.labels.abstain_below,
+        near=near,
         on_progress=lambda images: listener.get().advance(images, 0),
     )
 

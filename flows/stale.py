@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from flows.resources import label_set
+from flows.resources import question
 from pipeline.config import Config
-from pipeline.labels.labelling import current_table, missing_parts, run_table, vectors_went
+from pipeline.labels.labelling import current_table, missing_parts, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
 from pipeline.training import freshness, selection
@@ -18,15 +18,12 @@ def stale_stages(config: Config) -> list[str]:
         return ["embed", "label", "index", "select"]
     if identity is None or not store.parts("embeddings"):
         return []
-    asked = config.labels
-    table = run_table(
-        identity, label_set(config), top_k=asked.top_k, abstain_below=asked.abstain_below
-    )
     stale = []
-    if current_table(store) != table or missing_parts(store, table):
-        stale.append("label")
     if not search_index.is_current(store):
         stale.append("index")
+    table = question(config).table_for(identity, search_index.indexed(store))
+    if current_table(store) != table or missing_parts(store, table):
+        stale.append("label")
     if stale or not selection.is_current(store, select_settings(config)):
         stale.append("select")
     if config.train.every_run and (stale or not head_is_current(config)):

@@ -75,6 +75,17 @@ class LabelsConfig(Section):
     abstain_below: float = Field(
         0.0, ge=0, le=1, description="an image whose confidence is lower gets no label, 0 to 1"
     )
+    refine: Literal["none", "neighbours", "neighbours-strong", "anchored"] = Field(
+        "neighbours",
+        description="none | neighbours (similar images vote, too; from 300 images on) | "
+        "neighbours-strong | anchored (only where all classes are there)",
+    )
+    unknown: Literal["cosine", "mcm", "energy", "reject"] = Field(
+        "cosine", description="how images that no class fits are told: cosine | mcm | energy | reject"
+    )
+    unknown_above: float = Field(
+        2.0, ge=-2, le=2, description="an image whose unknown_score is higher gets no label; 2: all do"
+    )
 
 
 class SelectConfig(Section):

@@ -46,11 +46,12 @@ class LabelSet(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=64)  # a folder's
     templates: tuple[str, ...] = Field((DEFAULT_TEMPLATE,), min_length=1)
     reject: tuple[str, ...] = ()  # whole prompts for "none of these"
+    multi_label: bool = False  # any number of classes may apply to an image
     classes: tuple[ClassSpec, ...]
 
     @model_validator(mode="after")
     def _usable(self) -> "LabelSet":
-        if len(self.classes) < 2:
+        if len(self.classes) < 2 - self.multi_label:
             have = f"only {self.classes[0].name!r}" if self.classes else "none"
             raise ValueError(f"need at least 2 labels to choose between, got {have}")
         owner: dict[str, str] = {}
@@ -69,6 +70,14 @@ class LabelSet(BaseModel):
     def names(self) -> list[str]:
         """The labels, in the order of their index."""
         return [entry.name for entry in self.classes]
+
+    @property
+    def against(self) -> tuple[str, ...]:
+        """What classes are held against beside one another: the reject prompts.
+
+        Classes that do not compete are held against a photo of nothing in particular.
+        """
+        return self.reject or (("a photo.",) if self.multi_label else ())
 
     def prompts(self) -> list[list[str]]:
         """Return the prompts of each class, template by template."""

@@ -49,8 +49,20 @@ LABELS = pa.schema(
         ("entropy", pa.float32()),  # of the scores, in nats; 0 (sure) to ln(classes)
         ("topk_labels", pa.list_(pa.string())),  # likeliest first, abstained or not
         ("topk_scores", pa.list_(pa.float32())),
-        ("unknown_score", pa.float32()),  # 1 - largest cosine with a class, 0 to 2; high: none fits
+        ("labels", pa.list_(pa.string())),  # all that apply, multi-label only; null otherwise
+        ("unknown_score", pa.float32()),  # high: no class fits; how, says `labels.unknown`
+        ("naive_label", pa.string()),  # the likeliest class before refinement, abstained or not
+        ("naive_score", pa.float32()),
+        ("flipped", pa.bool_()),  # whether refinement changed the likeliest class
         ("reason", pa.string()),  # why it abstained; null when labelled
+    ]
+)
+
+NEIGHBOURS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("neighbours", pa.list_(pa.string())),  # ids of the nearest other images, nearest first
+        ("cosines", pa.list_(pa.float32())),
     ]
 )
 
@@ -98,6 +110,7 @@ def schema_of(table: str, dimension: int = 1) -> pa.Schema:
         "files": FILES,
         "side_info": SIDE_INFO,
         "labels": LABELS,
+        "neighbours": NEIGHBOURS,
         "selections": SELECTIONS,
         "predictions": PREDICTIONS,
     }

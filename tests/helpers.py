@@ -17,6 +17,7 @@ from pipeline.images.decoding import image_id
 from pipeline.images.sources import path_text
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import label
+from pipeline.labels.question import Question
 from pipeline.opening import create_store
 from pipeline.store import Store
 from pipeline.tables import FILES, SELECTIONS, embeddings
@@ -150,7 +151,8 @@ def label_store(store: Store, classes: LabelSet, *, abstain_below: float = 0.0) 
         classes=np.eye(4, dtype=np.float32)[: len(classes.classes)],
         rejects=np.empty((0, 4), np.float32),
     )
-    label(store, classes, text, top_k=2, abstain_below=abstain_below)
+    asked = Question(label_set=classes, top_k=2, abstain_below=abstain_below)
+    label(store, asked, text)
 
 
 def write_selection(store: Store, kept: dict[str, str], left_out: dict[str, str]) -> None:

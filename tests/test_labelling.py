@@ -9,6 +9,7 @@ from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
 from pipeline.labels.labelling import LabelSummary, current_labels, label
+from pipeline.labels.question import Question
 from pipeline.opening import create_store
 from pipeline.store import Store
 from tests.test_store import IDENTITY, embedding_rows
@@ -28,7 +29,8 @@ def store(tmp_path: Path) -> Store:
 
 def label_with(store: Store, label_set: LabelSet = COMPASS, **asked: float) -> LabelSummary:
     top_k, bar = int(asked.get("top_k", 5)), asked.get("abstain_below", 0.0)
-    return label(store, label_set, EAST_NORTH, top_k=top_k, abstain_below=bar)
+    question = Question(label_set=label_set, top_k=top_k, abstain_below=bar)
+    return label(store, question, EAST_NORTH)
 
 
 def test_rows_are_the_softmax_of_the_encoders_own_scale(store: Store) -> None:
@@ -63,7 +65,7 @@ def test_a_reject_prompt_that_fits_better_is_the_reason(store: Store) -> None:
     )
     between = np.array([[0.6, 0.8]], np.float32)
     vectors = LabelVectors(np.eye(2, dtype=np.float32), between)
-    summary = label(store, compass, vectors, top_k=2, abstain_below=0)
+    summary = label(store, Question(label_set=compass, top_k=2, abstain_below=0), vectors)
     rows = store.read(summary.table)
     assert rows["label"].to_list() == ["east", None]
     assert rows["reason"].to_list() == [None, "reject prompt: in between"]

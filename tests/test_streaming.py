@@ -18,6 +18,7 @@ from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels import streaming
 from pipeline.labels.labelling import current_table, label
+from pipeline.labels.question import Question
 from pipeline.opening import create_store
 from pipeline.store import Store
 from pipeline.tables import embeddings
@@ -85,6 +86,10 @@ def expected(vector: list[float], vectors: LabelVectors, bias: float | None) -> 
     }
 
 
+def asked_of(classes: LabelSet, bar: float) -> Question:
+    return Question(label_set=classes, top_k=5, abstain_below=bar)
+
+
 @pytest.mark.parametrize("bias", [None, -6.0])
 def test_every_column_is_what_the_formulas_give(
     tmp_path: Path, bias: float | None, monkeypatch: pytest.MonkeyPatch
@@ -93,7 +98,7 @@ def test_every_column_is_what_the_formulas_give(
     monkeypatch.setattr("pipeline.labels.labelling._BLOCK_BYTES", 1)
     store, (asked, vectors) = make_store(tmp_path / "s", bias), question()
     told: list[int] = []
-    summary = label(store, asked, vectors, top_k=5, abstain_below=0.5, on_progress=told.append)
+    summary = label(store, asked_of(asked, 0.5), vectors, on_progress=told.append)
     rows = store.read(summary.table)
     halves = store.read("embeddings").select("image_id", "embedding")
     assert rows["image_id"].to_list() == halves["image_id"].to_list()
@@ -115,7 +120,7 @@ def test_a_vector_that_is_not_of_unit_length_stops_it_and_nothing_turns(tmp_path
     doubled = to_column((2 * random_rows(len(rows), 2)).astype(np.float16))
     store.write_part("embeddings", "c", rows.set_column(4, rows.schema.field(4), doubled))
     with pytest.raises(ValueError, match="images must have rows of unit length"):
-        label(store, asked, vectors, top_k=5, abstain_below=0)
+        label(store, asked_of(asked, 0.0), vectors)
     assert current_table(store) is None
 
 
@@ -127,7 +132,7 @@ def test_a_flipped_bit_among_the_vectors_is_damage_and_labels_nothing(tmp_path: 
     whole[at + 3] ^= 1
     file.write_bytes(whole)
     with pytest.raises(DamagedFileError, match=r"embeddings/c\.parquet is damaged"):
-        label(store, asked, vectors, top_k=5, abstain_below=0)
+        label(store, asked_of(asked, 0.0), vectors)
     assert current_table(store) is None
     assert not list(tmp_path.rglob("labels/*/*/c.parquet"))
 

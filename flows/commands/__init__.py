@@ -31,6 +31,10 @@ Labels = Annotated[
 Template = Annotated[
     str | None, typer.Option("--template", help='Prompt template, such as "an eye with {}".')
 ]
+Refine = Annotated[
+    str | None,
+    typer.Option("--refine", help="none, neighbours, neighbours-strong or anchored."),
+]
 TopK = Annotated[int | None, typer.Option("--top-k", "-k", help="Answers per image.")]
 Assignments = Annotated[
     list[str] | None,

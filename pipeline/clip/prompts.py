@@ -23,7 +23,7 @@ def embed_labels(label_set: LabelSet, encoder: ImageEncoder) -> LabelVectors:
     """
     groups = label_set.prompts()
     flat = [prompt for group in groups for prompt in group]
-    vectors = encoder.encode_texts([*flat, *label_set.reject])
+    vectors = encoder.encode_texts([*flat, *label_set.against])
     ends = np.cumsum([len(group) for group in groups])
     means = [group.mean(axis=0) for group in np.split(vectors[: len(flat)], ends[:-1])]
     return LabelVectors(classes=unit_rows(np.stack(means)), rejects=vectors[len(flat) :])
@@ -53,5 +53,5 @@ def cached_label_vectors(
 
 
 def _cache_name(identity: EncoderIdentity, label_set: LabelSet) -> str:
-    key = digest([identity.weights, label_set.prompts(), label_set.reject])
+    key = digest([identity.weights, label_set.prompts(), label_set.against])
     return f"cache/label-vectors/{key}.npz"

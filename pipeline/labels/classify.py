@@ -46,7 +46,7 @@ def classify(
         top_k: labels per image.
         abstain_below: no label below this score, 0 to 1.
     """
-    scores = scorer(vectors, identity)(images)
+    scores = scorer(vectors, identity, multi_label=label_set.multi_label)(images)
     votes = vote(scores, top_k=top_k, abstain_below=abstain_below)
     names = label_set.names
     return [

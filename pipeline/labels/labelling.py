@@ -1,6 +1,6 @@
 """Label: stored vectors and a label set's vectors in, one labels part per embeddings part out.
 
-What was asked (label set, encoder, top-k, threshold) makes a label run; its parts lie in a folder
+What was asked (label set, encoder, top-k, method, bars) makes a label run; its parts lie in a folder
 of their own, so that a new label set never mixes with an old one, and `labels/current.json` turns
 to it only when it is whole.
 """
@@ -12,13 +12,16 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.arrays import Halves
 from pipeline.errors import InputError
-from pipeline.identity import EncoderIdentity, digest
+from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.question import LabelRun, Question
+from pipeline.labels.refining import Neighbourhood, Refiner
 from pipeline.labels.rows import label_rows
-from pipeline.labels.scoring import Scorer, joined, scorer, vote
+from pipeline.labels.scoring import scorer
 from pipeline.labels.streaming import stream_parts
 from pipeline.parts import uncovered
 from pipeline.repair import delete_orphans, orphans, record_lost
@@ -28,6 +31,7 @@ from pipeline.tables import LABELS
 logger = logging.getLogger(__name__)
 
 _CURRENT = "labels/current.json"
+_SMALLER = "of_smaller_store"  # key: the table that answered this question before
 _BLOCK_BYTES = 1 << 20  # of scores at a time: every pass over them finds them in a core's cache
 _BLOCK_ROWS = 256  # at least, or a large label set is fetched from memory for few images
 
@@ -39,93 +43,85 @@ class LabelSummary:
     table: str
     labelled: int  # images given a row by this pass
     abstained: int  # among them
-
-
-@dataclass(frozen=True)
-class LabelRun:
-    """The labels that are in force."""
-
-    table: str
-    label_set: LabelSet
-    top_k: int
-    abstain_below: float
+    flipped: int  # among them: refinement changed the likeliest class
 
 
 def label(
     store: Store,
-    label_set: LabelSet,
+    question: Question,
     vectors: LabelVectors,
     *,
-    top_k: int,
-    abstain_below: float,
+    near: Neighbourhood | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> LabelSummary:
     """Label every part of `embeddings` that this label run has not labelled yet.
 
     Args:
         store: the store to read from and write to.
-        label_set: the classes.
-        vectors: their text vectors.
-        top_k: labels kept per image.
-        abstain_below: no label below this score, 0 to 1.
+        question: what is asked.
+        vectors: the text vectors of its label set.
+        near: the images of the store, where the question is to be answered with their help.
         on_progress: told how many images were labelled since it was last told.
 
     Raises:
-        InputError: the store has no embeddings yet.
+        InputError: the store has no embeddings yet, or scores of this kind cannot be refined so.
         DamagedFileError: a part is not as it was written.
-        ValueError: a vector is not of unit length.
+        ValueError: a vector is not of unit length, or `near` is missing.
     """
     identity = store.identity()
     if identity is None:
         raise InputError(f"{store.location}: holds no embeddings yet; `pseudolabel run` makes them")
-    table = run_table(identity, label_set, top_k=top_k, abstain_below=abstain_below)
-    run = LabelRun(table, label_set, top_k, abstain_below)
-    labeller = _Labeller(run, scorer(vectors, identity))
-
-    def write(part: str, tables: list[pa.Table]) -> tuple[int, int]:
-        rows = pa.concat_tables([LABELS.empty_table(), *tables])
-        store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
-        return len(rows), rows["label"].null_count
-
+    if (near is None) != (question.refine == "none"):
+        raise ValueError(f"refine is {question.refine!r}, but the store's images are not as needed")
+    table = question.table_for(identity, len(near) if near is not None else 0)
     parts = missing_parts(store, table)
-    written = stream_parts(store, parts, labeller.rows, write, on_progress)
-    _turn_to(store, run)
-    return LabelSummary(
-        table=table,
-        labelled=sum(rows for rows, _ in written),
-        abstained=sum(abstained for _, abstained in written),
-    )
+    written = []
+    if parts:
+        labeller = _Labeller(question, vectors, identity, near)
+
+        def write(part: str, tables: list[pa.Table]) -> tuple[int, int, int]:
+            rows = pa.concat_tables([LABELS.empty_table(), *tables])
+            store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
+            return len(rows), rows["label"].null_count, pc.sum(rows["flipped"]).as_py() or 0
+
+        written = stream_parts(store, parts, labeller.rows, write, on_progress)
+    _turn_to(store, LabelRun(**vars(question), table=table))
+    labelled, abstained, flipped = (sum(counts) for counts in zip((0, 0, 0), *written, strict=True))
+    return LabelSummary(table=table, labelled=labelled, abstained=abstained, flipped=flipped)
 
 
 class _Labeller:
-    """A label run's question, asked of a batch of vectors."""
+    """A question, asked of a batch of vectors."""
 
-    def __init__(self, run: LabelRun, score: Scorer) -> None:
-        self._run, self._score = run, score
-        self._block = max(_BLOCK_ROWS, _BLOCK_BYTES // (4 * score.width))
+    def __init__(
+        self,
+        question: Question,
+        vectors: LabelVectors,
+        identity: EncoderIdentity,
+        near: Neighbourhood | None,
+    ) -> None:
+        self._question = question
+        self._score = scorer(
+            vectors,
+            identity,
+            unknown=question.unknown,
+            multi_label=question.label_set.multi_label,
+        )
+        self._refine = Refiner(question.refine, self._score, near) if near is not None else None
+        self._block = max(_BLOCK_ROWS, _BLOCK_BYTES // (4 * self._score.width))
 
     def rows(self, ids: pa.Array, vectors: Halves) -> pa.Table:
         """Label (n, D) vectors; return rows of `tables.LABELS`."""
-        run, votes, unknown = self._run, [], []
+        tables = [LABELS.empty_table()]
         for at in range(0, len(vectors), self._block):
-            scores = self._score(vectors[at : at + self._block].astype(np.float32))
-            votes.append(vote(scores, top_k=run.top_k, abstain_below=run.abstain_below))
-            unknown.append(scores.unknown)
-        return label_rows(
-            ids,
-            joined(votes),
-            np.concatenate(unknown),
-            run.label_set,
-            abstain_below=run.abstain_below,
-        )
-
-
-def run_table(
-    identity: EncoderIdentity, label_set: LabelSet, *, top_k: int, abstain_below: float
-) -> str:
-    """Return the name of the table of a label run: everything that decides its rows is in it."""
-    asked = digest([identity.weights, label_set.fingerprint(), top_k, abstain_below])
-    return f"labels/{label_set.name}/{asked[:12]}"
+            images = vectors[at : at + self._block].astype(np.float32)
+            theirs = ids[at : at + self._block]
+            refined = naive = self._score(images)
+            if self._refine is not None:
+                refined = self._refine(theirs.to_pylist(), images, naive)
+            rows = label_rows(theirs, naive, refined, self._question.label_set, self._question)
+            tables.append(rows)
+        return pa.concat_tables(tables)
 
 
 def missing_parts(store: Store, table: str) -> list[str]:
@@ -148,12 +144,8 @@ def current_labels(store: Store) -> LabelRun:
     run = store.get_json(_CURRENT)
     if not run:
         raise InputError(f"{store.location}: holds no labels yet; `pseudolabel run` makes them")
-    return LabelRun(
-        table=str(run["table"]),
-        label_set=LabelSet.model_validate(run["label_set"]),
-        top_k=int(str(run["top_k"])),
-        abstain_below=float(str(run["abstain_below"])),
-    )
+    run.pop(_SMALLER, None)
+    return LabelRun(**{**run, "label_set": LabelSet.model_validate(run["label_set"])})  # type: ignore[arg-type]
 
 
 def vectors_went(store: Store) -> bool:
@@ -176,11 +168,19 @@ def recover_vectors(store: Store, *, now: datetime) -> None:
 
 
 def _turn_to(store: Store, run: LabelRun) -> None:
-    content = {
-        "table": run.table,
-        "label_set": run.label_set.model_dump(mode="json"),
-        "top_k": run.top_k,
-        "abstain_below": run.abstain_below,
-    }
-    if store.get_json(_CURRENT) != content:
-        store.put_json(_CURRENT, content)
+    """Put a label run in force; clear away what its like of a smaller store had superseded."""
+    content = {**vars(run), "label_set": run.label_set.model_dump(mode="json")}
+    before = store.get_json(_CURRENT)
+    same = {key: value for key, value in before.items() if key not in ("table", _SMALLER)}
+    if same == {key: value for key, value in content.items() if key != "table"}:
+        if before["table"] == run.table:
+            return
+        # Readers may still be at the last one; the one before it has nobody left.
+        _delete_table(store, str(before.get(_SMALLER) or ""))
+        content[_SMALLER] = before["table"]
+    store.put_json(_CURRENT, content)
+
+
+def _delete_table(store: Store, table: str) -> None:
+    for name in store.folder.names(table) if table else []:
+        store.delete(f"{table}/{name}")

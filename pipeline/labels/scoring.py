@@ -5,15 +5,17 @@ Shapes: N images, C classes, R reject prompts, D embedding dimensions, K = min(t
 Row i of every result belongs to image i.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from pipeline.arrays import Floats, Ints, require_unit_rows
+from pipeline.arrays import Bools, Floats, Ints, require_unit_rows
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelVectors
 from pipeline.tables import ABSTAIN
+
+Unknown = Literal["cosine", "mcm", "energy", "reject"]
 
 _FEW = 16  # columns that are sorted in no time; labels that are soon found one by one
 _TINY = np.finfo(np.float32).tiny
@@ -24,8 +26,8 @@ class Scores:
     """How well every class fits every image."""
 
     classes: Floats  # (N, C) probabilities; softmax: with `rejects` a row sums to 1
-    rejects: Floats  # (N, R)
-    unknown: Floats  # (N,) 1 - largest cosine with a class, 0 to 2
+    rejects: Floats  # (N, R); multi-label: (N, 0)
+    unknown: Floats  # (N,) the higher, the less any class fits: see `Scorer`
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Votes:
     top_labels: Ints  # (N, K) likeliest first; at a tie the lower index
     top_scores: Floats  # (N, K)
     rejected_by: Ints  # (N,) the reject prompt that beat every class, or -1
+    unknown: Bools  # (N,) whether no class fits well enough
 
 
 class Scorer:
@@ -46,6 +49,13 @@ class Scorer:
 
     CLIP (Radford et al. 2021): softmax of scale x cosine. Models trained with a sigmoid loss
     (SigLIP, Zhai et al. 2023): sigmoid of scale x cosine + bias, each class on its own.
+    Multi-label with a softmax model: each class against the likeliest reject prompt, so that
+    classes do not compete.
+
+    How unknown an image is, by the way asked for:
+    cosine: 1 - largest cosine with a class, 0 to 2. mcm: 1 - largest softmax of the cosines
+    themselves (Ming et al., NeurIPS 2022, temperature 1). energy: 1 - log-sum-exp of scale x
+    cosine, divided by scale (Liu et al., NeurIPS 2020). reject: the reject prompts' probability.
     """
 
     def __init__(
@@ -55,17 +65,22 @@ class Scorer:
         scale: float,
         bias: float | None = None,
         rejects: Floats | None = None,
+        unknown: Unknown = "cosine",
+        multi_label: bool = False,
     ) -> None:
         """Take what is the same for every image.
 
         Args:
-            classes: (C, D), rows of unit length, one per class. C is at least 2.
+            classes: (C, D), rows of unit length, one per class. C is at least 2; 1 if multi-label.
             scale: the model's own factor on cosine similarity, above 0.
             bias: the model's own logit bias; None for a softmax model.
             rejects: (R, D), rows of unit length: texts for "none of these".
+            unknown: how the unknown are told.
+            multi_label: any number of classes may apply to an image.
 
         Raises:
-            ValueError: a shape is wrong, a row is not of unit length (NaN included), or scale <= 0.
+            ValueError: a shape is wrong, a row is not of unit length (NaN included), scale <= 0, or
+                reject prompts are needed and there are none.
         """
         if rejects is None:
             rejects = np.empty((0, classes.shape[-1]), np.float32)
@@ -75,13 +90,21 @@ class Scorer:
             raise ValueError(
                 f"classes are {classes.shape[1]} wide, rejects {rejects.shape[1]}: two models?"
             )
-        if len(classes) < 2:
+        if len(classes) < 2 - multi_label:
             raise ValueError(f"need at least 2 classes to choose between, got {len(classes)}")
         if not scale > 0:
             raise ValueError(f"scale must be above 0, got {scale}")
-        self.width = len(classes) + len(rejects)  # C + R
+        if not len(rejects) and (unknown == "reject" or (multi_label and bias is None)):
+            raise ValueError("reject prompts are needed to compare the classes with, got none")
+        self.texts = np.concatenate([classes, rejects]).astype(np.float32, copy=False)  # (W, D)
+        self.independent = multi_label or bias is not None  # a row does not sum to 1
         self._classes, self._scale, self._bias = len(classes), np.float32(scale), bias
-        self._texts = np.concatenate([classes, rejects]).astype(np.float32, copy=False).T
+        self._unknown, self._multi_label = unknown, multi_label
+
+    @property
+    def width(self) -> int:
+        """Return W = C + R."""
+        return len(self.texts)
 
     def __call__(self, images: Floats) -> Scores:
         """Score (N, D) images, rows of unit length; N may be 0.
@@ -90,25 +113,51 @@ class Scorer:
             ValueError: they are of another width, or a row is not of unit length (NaN included).
         """
         require_unit_rows("images", images)
-        if images.shape[1] != len(self._texts):
+        if images.shape[1] != self.texts.shape[1]:
             raise ValueError(
-                f"images are {images.shape[1]} wide, classes {len(self._texts)}: two models?"
+                f"images are {images.shape[1]} wide, classes {self.texts.shape[1]}: two models?"
             )
-        table = images @ self._texts  # (N, C + R): cosines, then in their place probabilities
-        unknown: Floats = 1 - table[:, : self._classes].max(axis=1)
+        table = images @ self.texts.T  # (N, C + R): cosines, then in their place probabilities
+        unknown = self._unknown_by_cosines(table[:, : self._classes])
         table *= self._scale
-        if self._bias is None:
+        if self._bias is not None:
+            table += np.float32(self._bias)
+        elif self._multi_label:
+            table -= table[:, self._classes :].max(axis=1, keepdims=True)
+        if self.independent:
+            _sigmoid(table)
+        else:
             table -= table.max(axis=1, keepdims=True)  # exponents <= 0: no overflow
             np.exp(table, out=table)
             table /= table.sum(axis=1, keepdims=True)
-        else:
-            table += np.float32(self._bias)
-            # exp of a very negative logit may be infinity, and 1 / infinity is the right 0.
-            with np.errstate(over="ignore"):
-                np.exp(np.negative(table, out=table), out=table)
-            table += 1
-            np.reciprocal(table, out=table)
-        return Scores(table[:, : self._classes], table[:, self._classes :], unknown)
+        classes, rejects = table[:, : self._classes], table[:, self._classes :]
+        if self._unknown == "reject":
+            unknown = self._unknown_by_rejects(classes, rejects)
+        return Scores(classes, rejects[:, :0] if self._multi_label else rejects, unknown)
+
+    def _unknown_by_cosines(self, cosines: Floats) -> Floats:
+        if self._unknown == "mcm":
+            best = cosines.max(axis=1, keepdims=True)
+            return np.asarray(1 - 1 / np.exp(cosines - best).sum(axis=1), np.float32)
+        largest = cosines.max(axis=1)
+        if self._unknown == "energy":
+            rest = np.exp(self._scale * (cosines - largest[:, None])).sum(axis=1)
+            largest = largest + np.log(rest) / self._scale
+        return np.asarray(1 - largest, np.float32)
+
+    def _unknown_by_rejects(self, classes: Floats, rejects: Floats) -> Floats:
+        if self._multi_label and self._bias is None:  # a reject prompt was what they were held to
+            return np.asarray(1 - classes.max(axis=1), np.float32)
+        return rejects.max(axis=1) if self.independent else rejects.sum(axis=1)
+
+
+def _sigmoid(table: Floats) -> None:
+    """Put the sigmoid of every number in its place."""
+    # exp of a very negative logit may be infinity, and 1 / infinity is the right 0.
+    with np.errstate(over="ignore"):
+        np.exp(np.negative(table, out=table), out=table)
+    table += 1
+    np.reciprocal(table, out=table)
 
 
 def score(
@@ -129,7 +178,13 @@ def score(
     return Scorer(classes, scale=scale, bias=bias, rejects=rejects)(images)
 
 
-def scorer(vectors: LabelVectors, identity: EncoderIdentity) -> Scorer:
+def scorer(
+    vectors: LabelVectors,
+    identity: EncoderIdentity,
+    *,
+    unknown: Unknown = "cosine",
+    multi_label: bool = False,
+) -> Scorer:
     """Return what scores images against a label set, with their encoder's own scale and bias.
 
     Raises:
@@ -140,16 +195,21 @@ def scorer(vectors: LabelVectors, identity: EncoderIdentity) -> Scorer:
         scale=identity.logit_scale,
         bias=identity.logit_bias,
         rejects=vectors.rejects,
+        unknown=unknown,
+        multi_label=multi_label,
     )
 
 
-def vote(scores: Scores, *, top_k: int, abstain_below: float) -> Votes:
+def vote(
+    scores: Scores, *, top_k: int, abstain_below: float, unknown_above: float = np.inf
+) -> Votes:
     """Take the likeliest class of each image, abstaining where the evidence is weak.
 
     Args:
         scores: as `score` returns them.
         top_k: labels to keep per image; with fewer classes, all of them.
         abstain_below: abstain below this probability, not at it.
+        unknown_above: abstain where `scores.unknown` is higher.
     """
     table = scores.classes
     top_labels = top(table, max(top_k, 2))
@@ -160,23 +220,20 @@ def vote(scores: Scores, *, top_k: int, abstain_below: float) -> Votes:
         strongest = scores.rejects.argmax(axis=1)
         beaten = scores.rejects.max(axis=1) > best
         rejected_by[beaten] = strongest[beaten]
-    weak = (best < abstain_below) | (rejected_by >= 0)
+    unknown = scores.unknown > unknown_above
+    weak = (best < abstain_below) | (rejected_by >= 0) | unknown
     kept = min(top_k, table.shape[1])
+    alone = table.shape[1] == 1  # with no runner-up
     return Votes(
         label=np.where(weak, ABSTAIN, top_labels[:, 0]),
         score=best,
-        margin=best - top_scores[:, 1],
+        margin=best if alone else best - top_scores[:, 1],
         entropy=_entropy(table),
         top_labels=top_labels[:, :kept],
         top_scores=top_scores[:, :kept],
         rejected_by=rejected_by,
+        unknown=unknown,
     )
-
-
-def joined(votes: Sequence[Votes]) -> Votes:
-    """Return the votes of several blocks of images as those of one."""
-    columns = (field.name for field in fields(Votes))
-    return Votes(**{name: np.concatenate([getattr(v, name) for v in votes]) for name in columns})
 
 
 def top(table: Floats, k: int) -> Ints:

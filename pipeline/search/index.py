@@ -91,6 +91,11 @@ class SearchIndex:
         found: Floats = self._index.reconstruct_batch(rows)
         return found
 
+    @property
+    def dimension(self) -> int:
+        """Return D."""
+        return int(self._index.d)
+
     def __len__(self) -> int:
         """Return N."""
         return len(self.ids)
@@ -132,6 +137,14 @@ def is_current(store: Store) -> bool:
     files = {f"{pointer.get('name')}.{kind}" for kind in _KINDS}
     there = not pointer or files <= set(store.folder.names("index"))
     return there and name_sum(held) == name_sum(store.parts("embeddings"))
+
+
+def indexed(store: Store) -> int:
+    """Return how many images the index holds, current or not; 0 where it cannot be told."""
+    try:
+        return int(str(store.get_json(CURRENT).get("vectors", 0)))
+    except DamagedFileError:
+        return 0
 
 
 def load_index(store: Store) -> SearchIndex:

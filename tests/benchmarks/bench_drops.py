@@ -25,6 +25,7 @@ from pipeline.compaction import compact, small_parts
 from pipeline.config import RunConfig
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import label
+from pipeline.labels.question import Question
 from pipeline.opening import create_store
 from pipeline.reports.export import export
 from pipeline.store import Store
@@ -53,7 +54,7 @@ def take(store: Store, drop: int, rows: int, rng: np.random.Generator) -> None:
     digits = rng.bytes(16 * rows).hex()
     ids = [digits[start : start + 32] for start in range(0, len(digits), 32)]
     write_rows(store, f"{run_id}-00000", listing, ids, rng)
-    label(store, CLASSES, TEXT, top_k=5, abstain_below=0.0)
+    label(store, Question(label_set=CLASSES, top_k=5, abstain_below=0.0), TEXT)
 
 
 def grow(location: Path, drops: int, rows: int) -> tuple[Store, float]:

@@ -30,6 +30,7 @@ from pipeline.arrays import Floats, unit_rows
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import label
+from pipeline.labels.question import Question
 from pipeline.opening import create_store, open_store
 from pipeline.tables import embeddings
 from pipeline.vectors import to_column
@@ -69,7 +70,11 @@ def ours(location: Path, classes: int) -> int:
     names = [{"name": f"class {number}"} for number in range(classes)]
     asked = LabelSet.model_validate({"name": "bench", "classes": names})
     vectors = LabelVectors(text_vectors(classes), np.empty((0, WIDTH), np.float32))
-    summary = label(open_store(str(location)), asked, vectors, top_k=5, abstain_below=0.0)
+    summary = label(
+        open_store(str(location)),
+        Question(label_set=asked, top_k=5, abstain_below=0.0),
+        vectors,
+    )
     return summary.labelled
 
 

@@ -32,6 +32,7 @@ from pipeline.images.scan import Rules, compare, find_changes, record_changes
 from pipeline.images.sources import list_sources
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import label
+from pipeline.labels.question import Question
 from pipeline.opening import create_store, open_store
 from pipeline.reports.export import export
 from pipeline.reports.status import status
@@ -77,7 +78,7 @@ def make_store(source: Path, location: Path) -> int:
     )
     eye = np.eye(WIDTH, dtype=np.float32)
     text = LabelVectors(classes=eye, rejects=np.empty((0, WIDTH), np.float32))
-    label(store, classes, text, top_k=5, abstain_below=0.0)
+    label(store, Question(label_set=classes, top_k=5, abstain_below=0.0), text)
     return len(listing)
 
 

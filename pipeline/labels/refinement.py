@@ -1,0 +1,208 @@
+"""Refine: better probabilities from those of similar images and of the whole store, without truth.
+
+Three ways, all label-free (constants of the first two were fixed on CIFAR-10 tasks alone and then
+measured on others: see the README's table):
+
+- neighbours: an image and its nearest ones vote together, the more the more of them are mutual
+  neighbours; classes that fit everything (hubs) are damped, the more the more even the classes are.
+- neighbours-strong: half of every vote is the neighbours'.
+- anchored: a Gaussian for each class, of one shared diagonal covariance, whose mean stays at its
+  text where few images are of that class; after StatA (Zanella et al., CVPR 2025, 2501.03729) and
+  TransCLIP (Zanella et al., NeurIPS 2024, 2406.01837).
+
+Plain NumPy. Shapes: N images, K neighbours, D embedding dimensions, W columns: classes, then reject
+prompts. Probabilities are those of `scoring.Scores`, side by side.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.arrays import Bools, Floats
+
+Method = Literal["none", "neighbours", "neighbours-strong", "anchored"]
+
+NEIGHBOURS = 10  # K
+FEWEST = 300  # images; of fewer the neighbours are too far to help
+_TEMPERATURE = 0.05  # of the softmax over neighbours' cosines
+_SHARE = 0.5  # of the neighbours in a vote, at most
+_DAMPING = 0.5  # of hubs, at most
+_PRIOR_IMAGES = 10.0  # that a class's text counts for
+_LIKELIHOOD = 1 / 50  # tempers the Gaussians (TransCLIP); untempered they are sure of everything
+_ROUNDS = 10
+_TINY = np.finfo(np.float32).tiny
+
+
+def generation(images: int) -> int:
+    """Count how often a store of so many images has doubled since it had enough; 0: it has not.
+
+    >>> [generation(images) for images in (299, 300, 599, 600, 1_200)]
+    [0, 1, 1, 2, 3]
+    """
+    return (images // FEWEST).bit_length()
+
+
+@dataclass(frozen=True)
+class Near:
+    """The neighbours of N images, and what the model itself said of them."""
+
+    probabilities: Floats  # (N, K, W)
+    cosines: Floats  # (N, K); -inf where there were fewer than K
+    mutual: Bools  # (N, K) whether the image is among its neighbour's own K nearest
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the images of a store, taken together, tell of each of them."""
+
+    log_offset: Floats  # (W,) taken off the log-probabilities
+    slopes: Floats | None  # (D, W) of what is added to them, linear in the image's vector
+    constants: Floats | None  # (W,)
+    power: float  # what the log-probabilities are multiplied by in the end
+
+    def prior(self, probabilities: Floats, images: Floats) -> Floats:
+        """Return (N, W) probabilities before neighbours are heard.
+
+        Args:
+            probabilities: (N, W), the model's.
+            images: (N, D), their vectors; looked at by `anchored` alone.
+        """
+        logs = _logs(probabilities) - self.log_offset
+        if self.slopes is not None:
+            logs += images @ self.slopes + self.constants
+        return _softmax(logs)
+
+
+def fit(
+    method: Method, probabilities: Floats, images: Floats, texts: Floats, near: Near | None
+) -> Fit:
+    """Learn from a sample of a store's images, or from all of them.
+
+    Args:
+        method: not "none".
+        probabilities: (N, W), the model's, by softmax.
+        images: (N, D), rows of unit length.
+        texts: (W, D), rows of unit length.
+        near: the neighbours of these images; None: `anchored` needs none.
+    """
+    width = probabilities.shape[1]
+    offset = np.zeros(width, np.float32)
+    slopes = constants = None
+    if method == "neighbours":
+        offset = _damping(probabilities)
+    elif method == "anchored":
+        slopes, constants = _gaussians(probabilities, images, texts)
+    found = Fit(offset, slopes, constants, power=1.0)
+    refined = vote_together(method, found, probabilities, images, near)
+    target = float(probabilities.max(axis=1).mean())
+    return Fit(offset, slopes, constants, _power(refined, target))
+
+
+def vote_together(
+    method: Method, found: Fit, probabilities: Floats, images: Floats, near: Near | None
+) -> Floats:
+    """Return refined probabilities (N, W); rows sum to 1.
+
+    Args:
+        method: the one that `found` was fitted for.
+        found: what `fit` learned.
+        probabilities: (N, W), the model's.
+        images: (N, D), rows of unit length.
+        near: their neighbours; None for `anchored`.
+    """
+    own = found.prior(probabilities, images)
+    if near is not None and method != "anchored":
+        n, k, width = near.probabilities.shape
+        theirs = near.probabilities
+        if found.log_offset.any():
+            theirs = _softmax(_logs(theirs) - found.log_offset)
+        own = smooth(method, own, theirs.reshape(n, k, width), near)
+    return own if found.power == 1 else _softmax(found.power * _logs(own))
+
+
+def smooth(method: Method, own: Floats, theirs: Floats, near: Near) -> Floats:
+    """Mix (N, W) votes with those of the neighbours, (N, K, W); also right for independent classes.
+
+    w = softmax(cosine / 0.05) over the neighbours; the share of theirs is 0.5 sqrt(m), m the share
+    of neighbours that are mutual, or 0.5 always (strong). Who has no neighbour keeps his own.
+    """
+    there = np.isfinite(near.cosines)
+    best = np.where(there, near.cosines, -np.inf).max(axis=1, keepdims=True, initial=-1.0)
+    weights = np.where(there, np.exp((near.cosines - best) / _TEMPERATURE), 0.0)
+    total = weights.sum(axis=1, keepdims=True)
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    share = np.full(len(own), _SHARE)
+    if method == "neighbours":
+        count = np.maximum(there.sum(axis=1), 1)
+        share = _SHARE * np.sqrt((near.mutual & there).sum(axis=1) / count)
+    share = np.where(there.any(axis=1), share, 0.0)[:, None]
+    mean = np.einsum("nk,nkw->nw", weights, theirs)
+    mixed: Floats = ((1 - share) * own + share * mean).astype(np.float32)
+    return mixed
+
+
+def _damping(probabilities: Floats) -> Floats:
+    """Return what to take off each column's logarithm: half its lead, times r cubed.
+
+    r, from 0 to 1, tells how evenly the classes are spread: with few of many present a column leads
+    because it is right.
+    """
+    mean = probabilities.mean(axis=0, dtype=np.float64)
+    entropy = -(mean * np.log(np.maximum(mean, _TINY))).sum()
+    evenness = min(1.0, float(np.exp(entropy)) / len(mean))
+    lead = _logs(probabilities).mean(axis=0, dtype=np.float64)
+    offset: Floats = (_DAMPING * evenness**3 * (lead - lead.mean())).astype(np.float32)
+    return offset
+
+
+def _gaussians(probabilities: Floats, images: Floats, texts: Floats) -> tuple[Floats, Floats]:
+    """Fit a Gaussian for each column by EM; return the log-likelihood's linear part, tempered.
+
+    Texts and images lie apart (the modality gap), so a text is carried over: from the mean image
+    into its own direction from the mean text, as far as fits the images best.
+    """
+    x, t = images.astype(np.float64), texts.astype(np.float64)
+    centre, directions = x.mean(axis=0), t - t.mean(axis=0)
+    share = probabilities.astype(np.float64)
+    naive = _logs(probabilities).astype(np.float64)
+    for _ in range(_ROUNDS):
+        counts = share.sum(axis=0)
+        sums = share.T @ x
+        moved = sums - counts[:, None] * centre
+        reach = max(
+            0.0, float((moved * directions).sum() / (counts @ (directions**2).sum(axis=1) + _TINY))
+        )
+        anchors = centre + reach * directions
+        means = (sums + _PRIOR_IMAGES * anchors) / (counts[:, None] + _PRIOR_IMAGES)
+        spread = (x**2).sum(axis=0) - 2 * (means * sums).sum(axis=0) + counts @ means**2
+        variance = np.maximum(spread / len(x), 1e-6)
+        slopes = _LIKELIHOOD * means / variance
+        constants = -0.5 * _LIKELIHOOD * (means**2 / variance).sum(axis=1)
+        share = _softmax(naive + x @ slopes.T + constants)
+    return slopes.T.astype(np.float32), constants.astype(np.float32)
+
+
+def _power(probabilities: Floats, target: float) -> float:
+    """Return the power that gives rows, made to sum to 1 again, a mean maximum of `target`."""
+    logs = _logs(probabilities).astype(np.float64)
+    low, high = -3.0, 3.0  # natural logarithms of the power
+    for _ in range(40):
+        middle = (low + high) / 2
+        if _softmax(np.exp(middle) * logs).max(axis=1).mean() < target:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp((low + high) / 2))
+
+
+def _logs(probabilities: Floats) -> Floats:
+    logs: Floats = np.log(np.maximum(probabilities, _TINY))
+    return logs
+
+
+def _softmax(logs: npt.NDArray[np.floating]) -> Floats:  # type: ignore[type-arg]
+    weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
+    rows: Floats = weights / weights.sum(axis=-1, keepdims=True)
+    return rows
