@@ -75,7 +75,8 @@ def show_relabelling(config: Config, summary: RelabelSummary, *, as_json: bool) 
     if label.labelled:
         out.print(
             f"\n{label.labelled} images labelled, {label.abstained} of them abstained, "
-            f"{label.flipped} changed by refinement, in {took:.1f} s: {summary.images_per_second:.0f} images/s",
+            f"{label.flipped} changed by refinement, in {took:.1f} s: "
+            f"{summary.images_per_second:.0f} images/s",
             style="bold",
         )
     else:

@@ -14,6 +14,8 @@ from pipeline.identity import digest
 from pipeline.parts import in_force, merged_name, origins, span
 from pipeline.store import Store, part_name
 
+DERIVED = ("labels/", "neighbours/")  # tables with a part for each part of `embeddings`
+
 
 @dataclass(frozen=True)
 class CompactSummary:
@@ -38,7 +40,7 @@ def compact(
     before = sum(len(store.all_parts(table)) for table in tables)
     rows = 0
     for table in tables:
-        if table.startswith("labels/"):
+        if table.startswith(DERIVED):
             groups = _as_embeddings(store, table)
         else:
             groups = _neighbours(store, table, part_rows)
@@ -61,7 +63,7 @@ def _tables(store: Store) -> list[str]:
     names = {name.rpartition("/")[0] for name in store.folder.sizes()}
     return [
         *("files", "embeddings", "side_info"),
-        *sorted(name for name in names if name.startswith("labels/")),
+        *sorted(name for name in names if name.startswith(DERIVED)),
     ]
 
 
@@ -89,7 +91,7 @@ def _as_embeddings(store: Store, table: str) -> list[tuple[str, list[str]]]:
 
 def _merge(store: Store, table: str, name: str, members: list[str]) -> int:
     rows = pa.concat_tables([store.read_part(table, part) for part in in_force(members)])
-    if table.startswith("labels/"):
+    if table.startswith(DERIVED):
         made_of = store.fingerprint("embeddings", name) or ""
     else:
         made_of = digest([store.fingerprint(table, part) for part in members])

@@ -81,10 +81,14 @@ class LabelsConfig(Section):
         "neighbours-strong | anchored (only where all classes are there)",
     )
     unknown: Literal["cosine", "mcm", "energy", "reject"] = Field(
-        "cosine", description="how images that no class fits are told: cosine | mcm | energy | reject"
+        "cosine",
+        description="how images that no class fits are told: cosine | mcm | energy | reject",
     )
     unknown_above: float = Field(
-        2.0, ge=-2, le=2, description="an image whose unknown_score is higher gets no label; 2: all do"
+        2.0,
+        ge=-2,
+        le=2,
+        description="an image whose unknown_score is higher gets no label; 2: all do",
     )
 
 

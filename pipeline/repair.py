@@ -163,6 +163,6 @@ def _derived(store: Store, part: str) -> list[str]:
     return [
         name
         for name in store.folder.sizes()
-        if name.split("/")[0] in ("labels", "predictions")
+        if name.split("/")[0] in ("labels", "neighbours", "predictions")
         and name.endswith(f"/{part}.parquet" if part else ".parquet")
     ]

@@ -1,7 +1,7 @@
 """Label: stored vectors and a label set's vectors in, one labels part per embeddings part out.
 
-What was asked (label set, encoder, top-k, method, bars) makes a label run; its parts lie in a folder
-of their own, so that a new label set never mixes with an old one, and `labels/current.json` turns
+What was asked (label set, encoder, method, bars) makes a label run; its parts lie in a folder of
+their own, so that a new label set never mixes with an old one, and `labels/current.json` turns
 to it only when it is whole.
 """
 

@@ -58,8 +58,7 @@ class Fit:
     """What the images of a store, taken together, tell of each of them."""
 
     log_offset: Floats  # (W,) taken off the log-probabilities
-    slopes: Floats | None  # (D, W) of what is added to them, linear in the image's vector
-    constants: Floats | None  # (W,)
+    linear: tuple[Floats, Floats] | None  # (D, W), (W,): added to them, by the image's vector
     power: float  # what the log-probabilities are multiplied by in the end
 
     def prior(self, probabilities: Floats, images: Floats) -> Floats:
@@ -70,8 +69,9 @@ class Fit:
             images: (N, D), their vectors; looked at by `anchored` alone.
         """
         logs = _logs(probabilities) - self.log_offset
-        if self.slopes is not None:
-            logs += images @ self.slopes + self.constants
+        if self.linear is not None:
+            slopes, constants = self.linear
+            logs += images @ slopes + constants
         return _softmax(logs)
 
 
@@ -89,15 +89,15 @@ def fit(
     """
     width = probabilities.shape[1]
     offset = np.zeros(width, np.float32)
-    slopes = constants = None
+    linear = None
     if method == "neighbours":
         offset = _damping(probabilities)
     elif method == "anchored":
-        slopes, constants = _gaussians(probabilities, images, texts)
-    found = Fit(offset, slopes, constants, power=1.0)
+        linear = _gaussians(probabilities, images, texts)
+    found = Fit(offset, linear, power=1.0)
     refined = vote_together(method, found, probabilities, images, near)
     target = float(probabilities.max(axis=1).mean())
-    return Fit(offset, slopes, constants, _power(refined, target))
+    return Fit(offset, linear, _power(refined, target))
 
 
 def vote_together(
@@ -180,7 +180,7 @@ def _gaussians(probabilities: Floats, images: Floats, texts: Floats) -> tuple[Fl
         variance = np.maximum(spread / len(x), 1e-6)
         slopes = _LIKELIHOOD * means / variance
         constants = -0.5 * _LIKELIHOOD * (means**2 / variance).sum(axis=1)
-        share = _softmax(naive + x @ slopes.T + constants)
+        share = _softmax(naive + x @ slopes.T + constants).astype(np.float64)
     return slopes.T.astype(np.float32), constants.astype(np.float32)
 
 
@@ -202,7 +202,8 @@ def _logs(probabilities: Floats) -> Floats:
     return logs
 
 
-def _softmax(logs: npt.NDArray[np.floating]) -> Floats:  # type: ignore[type-arg]
+def _softmax(logs: npt.NDArray[np.floating]) -> Floats:
     weights = np.exp(logs - logs.max(axis=-1, keepdims=True))
-    rows: Floats = weights / weights.sum(axis=-1, keepdims=True)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    rows: Floats = weights  # in the precision of `logs`
     return rows

@@ -84,7 +84,7 @@ def _lists(values: pa.Array, table: Ints | Floats) -> pa.Array:
 def _all_that_apply(
     vocabulary: pa.Array, scores: Scores, votes: Votes, label_set: LabelSet, asked: Bars
 ) -> pa.Array:
-    """Return every class that is likelier than not, in the order of the label set; multi-label only.
+    """Return every class that is likelier than not, in the label set's order; multi-label only.
 
     An image that abstained has none.
     """

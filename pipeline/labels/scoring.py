@@ -148,7 +148,8 @@ class Scorer:
     def _unknown_by_rejects(self, classes: Floats, rejects: Floats) -> Floats:
         if self._multi_label and self._bias is None:  # a reject prompt was what they were held to
             return np.asarray(1 - classes.max(axis=1), np.float32)
-        return rejects.max(axis=1) if self.independent else rejects.sum(axis=1)
+        found: Floats = rejects.max(axis=1) if self.independent else rejects.sum(axis=1)
+        return found
 
 
 def _sigmoid(table: Floats) -> None:

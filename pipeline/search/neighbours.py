@@ -17,8 +17,8 @@ import pyarrow as pa
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.labels.refinement import NEIGHBOURS, generation
 from pipeline.parts import uncovered
-from pipeline.search.index import SearchIndex
 from pipeline.search.index import Neighbours as Found
+from pipeline.search.index import SearchIndex
 from pipeline.store import Store
 from pipeline.tables import NEIGHBOURS as SCHEMA
 
@@ -78,7 +78,7 @@ class Neighbourhood:
             rows: (N, K) the neighbours of each row, nearest first; -1: none.
             cosines: (N, K); -inf: none.
         """
-        self._index, self._rows, self._cosines = index, rows.astype(np.int32), cosines
+        self._index, self._rows, self._cosines = index, rows, cosines
         # An image that lies no farther than another's last neighbour is among its neighbours.
         self._reach = cosines[:, -1] - _ROUNDING  # -inf for who has fewer than K
         self._row_of = {image_id: row for row, image_id in enumerate(index.ids)}
@@ -102,14 +102,14 @@ class Neighbourhood:
 
     def of(self, rows: Ints) -> tuple[Ints, Floats, Bools]:
         """Return neighbours (n, K), cosines (n, K; -inf: none) and who is mutual (n, K)."""
-        near, cosines = self._rows[rows].astype(np.int64), self._cosines[rows]
+        near, cosines = self._rows[rows], self._cosines[rows]
         mutual = (near >= 0) & (cosines >= self._reach[near])
         return near, cosines, mutual
 
 
 def load_neighbourhood(store: Store, index: SearchIndex) -> Neighbourhood:
     """Read the table; images that it does not hold have no neighbours."""
-    rows = np.full((len(index), NEIGHBOURS), -1, np.int32)
+    rows = np.full((len(index), NEIGHBOURS), -1, np.int64)
     cosines = np.full((len(index), NEIGHBOURS), -np.inf, np.float32)
     numbers = pl.DataFrame({"image_id": index.ids, "row": np.arange(len(index), dtype=np.int32)})
     table = neighbours_table(len(index))
