@@ -99,7 +99,7 @@ def recall(location: Path, _: int) -> float:
     store = open_store(str(location))
     held = load_index(store)
     asked = np.random.default_rng(2).choice(len(held), 1000, replace=False)
-    told, _, _ = load_neighbourhood(store, held).of(asked)
+    told = load_neighbourhood(store, held).of(asked)[0]
     true = held.search(held.vectors(asked), told.shape[1] + 1).rows
     pairs = zip(asked.tolist(), told.tolist(), true.tolist(), strict=True)
     return sum(len((set(w) - {me}) & set(t)) for me, t, w in pairs) / told.size
