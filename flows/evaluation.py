@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 from flows.console import out, percent, print_json, show, table
 
 if TYPE_CHECKING:
+    from pipeline.reports.curves import Reach
     from pipeline.reports.evaluate import Evaluation
-    from pipeline.reports.metrics import ClassMetrics, Metrics
+    from pipeline.reports.metrics import ClassMetrics
 
 _MOST_CLASSES = 40  # in the table; of more, those of lowest recall
 _MOST_PAIRS = 5
@@ -62,23 +63,21 @@ def _in_words(evaluation: "Evaluation") -> str:
     return "\n".join(
         [
             f"worst class: {metrics.worst_class}, recall {percent(metrics.worst_recall)}",
-            f"in hindsight {_reached(metrics, word)}",
-            f"area under risk and coverage (AURC) {_number(metrics.aurc)}, expected calibration "
-            f"error of the {word} {percent(metrics.ece)}, Brier score {_number(metrics.brier)}",
+            *(_reached(found, word) for found in metrics.coverage_at),
+            f"calibration error of the {word} (ECE) {percent(metrics.ece)}, Brier score "
+            f"{_number(metrics.brier)}",
+            f"area under risk and coverage (AURC) {_number(metrics.aurc)}",
         ]
     )
 
 
-def _reached(metrics: "Metrics", word: str) -> str:
-    told = []
-    for found in metrics.coverage_at:
-        goal = f"{100 * found.precision:g} % right"
-        if found.threshold is None:
-            told.append(f"{goal}: at no {word}")
-        else:
-            at = f"{word} {found.threshold:.3f}"
-            told.append(f"{goal}: {percent(found.coverage)} of the images, at {at} and above")
-    return "; ".join(told)
+def _reached(found: "Reach", word: str) -> str:
+    goal = f"{100 * found.precision:g} % right, in hindsight: "
+    if found.threshold is None:
+        return f"{goal}at no {word}"
+    return (
+        f"{goal}{percent(found.coverage)} of the images, at {word} {found.threshold:.3f} and above"
+    )
 
 
 def _number(value: float | None) -> str:

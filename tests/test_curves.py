@@ -1,6 +1,6 @@
 """Curves against slow loops over every order of tied rows, and against rows counted by hand."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def slow_aurc(confidence: list[float], right: list[bool]) -> float:
     """Return the mean, over all orders of rows that confidence allows, of the mean risk."""
     areas = []
     for order in permutations(range(len(right))):
-        if all(confidence[a] >= confidence[b] for a, b in zip(order, order[1:], strict=False)):
+        if all(confidence[a] >= confidence[b] for a, b in pairwise(order)):
             wrong = np.cumsum([not right[at] for at in order])
             areas.append(np.mean([errors / k for k, errors in enumerate(wrong, start=1)]))
     return float(np.mean(areas))
@@ -116,9 +116,9 @@ def test_bins_of_equal_mass_by_hand() -> None:
     right = np.array([NO, YES, NO, YES, YES, YES])
     low, middle, high = reliability(confidence, right, bins=3)
     assert (low.images, low.lowest, low.highest) == (2, 0.2, 0.4)
-    assert (low.confidence, low.accuracy) == (pytest.approx(0.3), pytest.approx(0.5))
-    assert (middle.confidence, middle.accuracy) == (pytest.approx(0.7), pytest.approx(0.5))
-    assert (high.confidence, high.accuracy) == (pytest.approx(0.95), pytest.approx(1.0))
+    assert [low.confidence, low.accuracy] == pytest.approx([0.3, 0.5])
+    assert [middle.confidence, middle.accuracy] == pytest.approx([0.7, 0.5])
+    assert [high.confidence, high.accuracy] == pytest.approx([0.95, 1.0])
     error = calibration_error([low, middle, high])
     assert error == pytest.approx((0.2 + 0.2 + 0.05) / 3)
 
@@ -127,8 +127,8 @@ def test_a_bin_that_ends_among_equals_takes_its_share_of_right_and_wrong() -> No
     # Two bins of two: 0.9 and one of the three at 0.5, then the other two; a third are right.
     confidence, right = np.array([0.5, 0.5, 0.9, 0.5]), np.array([NO, YES, YES, NO])
     low, high = reliability(confidence, right, bins=2)
-    assert (low.confidence, low.accuracy) == (pytest.approx(0.5), pytest.approx(1 / 3))
-    assert (high.confidence, high.accuracy) == (pytest.approx(0.7), pytest.approx(2 / 3))
+    assert [low.confidence, low.accuracy] == pytest.approx([0.5, 1 / 3])
+    assert [high.confidence, high.accuracy] == pytest.approx([0.7, 2 / 3])
     assert (high.lowest, high.highest, low.lowest, low.highest) == (0.5, 0.9, 0.5, 0.5)
 
 
@@ -169,7 +169,7 @@ def test_one_confidence_for_all_errs_by_its_distance_from_the_accuracy() -> None
 
 def test_fewer_images_than_bins_are_a_bin_each() -> None:
     [low, high] = reliability(np.array([0.9, 0.3]), np.array([YES, NO]))
-    assert (low.confidence, high.confidence) == (pytest.approx(0.3), pytest.approx(0.9))
+    assert [low.confidence, high.confidence] == pytest.approx([0.3, 0.9])
 
 
 def test_the_brier_score_by_hand() -> None:

@@ -13,7 +13,6 @@ from PIL import Image
 
 from pipeline.arrays import Floats
 from pipeline.errors import InputError, StoreError
-from pipeline.images.decoding import image_id
 from pipeline.labels.labelling import current_table
 from pipeline.reports.confusion import Cell, Grid, grid
 from pipeline.reports.curves import Bin, Point, Reach
@@ -36,7 +35,7 @@ def tilted(towards: int, away: int, share: float) -> Floats:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Six images: sure and right, unsure and wrong, unsure and right, an abstained one, two others."""
+    """Six images: some sure, some not, one that abstains and one of no class."""
     vectors = {
         "cat/a": axis(0),  # cat, sure
         "cat/b": tilted(1, 0, 0.2),  # dog, hardly
@@ -176,7 +175,7 @@ def test_a_person_is_told_in_words(command: Command, store: Store, tmp_path: Pat
     assert "worst class: cat, recall 50.0 %" in said
     assert "most often mistaken: 1 of 2 cat was called dog" in said
     assert "left out: 1 images whose true label is not in the label set\n" in said
-    assert "expected calibration error of the score" in said
+    assert "calibration error of the score (ECE)" in said
     assert "confidence" not in said
     assert [f"wrote report/{name}" in said for name in FILES] == [True] * 4
     assert command.json(*given) == json.loads(Path("report/evaluation.json").read_text())

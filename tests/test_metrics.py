@@ -1,6 +1,7 @@
 """Metrics against a confusion counted by hand, and against scikit-learn on random labels."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_the_order_of_rows_never_matters() -> None:
     confidence = random.integers(0, 5, n) / 4  # many ties
     labelled, order = random.random(n) < 0.8, random.permutation(n)
     both = [
-        measure(*(a[by] for a in (true, ranked, confidence, labelled)), classes=CLASSES, threshold=0)
+        measure(true[by], ranked[by], confidence[by], labelled[by], classes=CLASSES, threshold=0.0)
         for by in (np.arange(n), order)
     ]
     assert both[0] == both[1]
@@ -150,10 +151,15 @@ def test_no_image_is_refused() -> None:
 
 @pytest.mark.parametrize("short", range(4))
 def test_arguments_of_different_length_are_refused(short: int) -> None:
-    whole = [np.zeros(2, np.int64), np.zeros((2, 1), np.int64), np.zeros(2), np.ones(2, bool)]
+    whole: list[Any] = [
+        np.zeros(2, np.int64),
+        np.zeros((2, 1), np.int64),
+        np.zeros(2),
+        np.ones(2, bool),
+    ]
     cut = [a[:1] if at == short else a for at, a in enumerate(whole)]
     with pytest.raises(ValueError, match=r"different length: \[1, 2\]"):
-        measure(*cut, classes=["a", "b"], threshold=0.5)  # type: ignore[arg-type]
+        measure(*cut, classes=["a", "b"], threshold=0.5)
 
 
 @pytest.mark.parametrize("bad", [math.nan, -0.1, 1.1, math.inf])

@@ -8,7 +8,7 @@ to it only when it is whole.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pipeline.arrays import Halves
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.provenance import record
 from pipeline.labels.rows import label_rows
 from pipeline.labels.scoring import Scorer, joined, scorer, vote
 from pipeline.labels.streaming import stream_parts
@@ -27,7 +28,7 @@ from pipeline.tables import LABELS
 
 logger = logging.getLogger(__name__)
 
-_CURRENT = "labels/current.json"
+CURRENT = "labels/current.json"
 _BLOCK_BYTES = 1 << 20  # of scores at a time: every pass over them finds them in a core's cache
 _BLOCK_ROWS = 256  # at least, or a large label set is fetched from memory for few images
 
@@ -135,7 +136,7 @@ def missing_parts(store: Store, table: str) -> list[str]:
 
 def current_table(store: Store) -> str | None:
     """Return the table of the label run in force; None before the first."""
-    table = store.get_json(_CURRENT).get("table")
+    table = store.get_json(CURRENT).get("table")
     return None if table is None else str(table)
 
 
@@ -145,7 +146,7 @@ def current_labels(store: Store) -> LabelRun:
     Raises:
         InputError: the store has no labels yet.
     """
-    run = store.get_json(_CURRENT)
+    run = store.get_json(CURRENT)
     if not run:
         raise InputError(f"{store.location}: holds no labels yet; `pseudolabel run` makes them")
     return LabelRun(
@@ -182,5 +183,10 @@ def _turn_to(store: Store, run: LabelRun) -> None:
         "top_k": run.top_k,
         "abstain_below": run.abstain_below,
     }
-    if store.get_json(_CURRENT) != content:
-        store.put_json(_CURRENT, content)
+    before, now = store.get_json(CURRENT), datetime.now(UTC)
+    turned = before != content
+    if before and turned:  # else nobody would know any more what it was asked
+        record(store, before, turned=False, now=now)
+    record(store, content, turned=turned, now=now)
+    if turned:
+        store.put_json(CURRENT, content)

@@ -52,14 +52,15 @@ def coverage_png(curve: Sequence[Point], reached: Sequence[Reach], *, word: str)
     """
     figure, axes = _square("coverage: share of images that keep their label", "share that is right")
     axes.plot([p.coverage for p in curve], [p.accuracy for p in curve], color=_BLUE)
+    accuracy_at = {point.confidence: point.accuracy for point in curve}
     for found in reached:
         axes.axhline(found.precision, color=_GREY, linestyle=":", linewidth=1)
         if found.threshold is not None:
             label = f"{100 * found.precision:g} % right: {100 * found.coverage:.1f} % of images"
             label += f", {word} {found.threshold:.3f} and above"
-            axes.plot([found.coverage], [found.precision], "o", label=label)
-    accuracies = [point.accuracy for point in curve]
-    axes.set_ylim(max(0.0, min([*accuracies, 0.9]) - 0.05), 1.01)
+            height = accuracy_at.get(found.threshold, found.precision)
+            axes.plot([found.coverage], [height], "o", label=label)
+    axes.set_ylim(max(0.0, min([*accuracy_at.values(), 0.9]) - 0.05), 1.01)
     axes.set_title(f"Accuracy of the labels of highest {word}")
     if any(found.threshold is not None for found in reached):
         axes.legend(loc="lower left", fontsize=8)
