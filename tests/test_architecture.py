@@ -29,6 +29,7 @@ HOMES = {
     "open_clip": ["pipeline.clip"],
     "faiss": ["pipeline.search"],
     "sklearn": ["pipeline.training"],
+    "matplotlib": ["pipeline.reports.plots"],
     "PIL": ["pipeline.images", "pipeline.clip", "pipeline.reports"],
     "pydantic": ["pipeline.config", "pipeline.label_set", "pipeline.validation", "flows.schedule"],
 }

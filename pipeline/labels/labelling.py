@@ -8,7 +8,7 @@ to it only when it is whole.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from pipeline.arrays import Halves
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.provenance import record
 from pipeline.labels.question import LabelRun, Question
 from pipeline.labels.refining import Neighbourhood, Refiner
 from pipeline.labels.rows import label_rows
@@ -30,7 +31,7 @@ from pipeline.tables import LABELS
 
 logger = logging.getLogger(__name__)
 
-_CURRENT = "labels/current.json"
+CURRENT = "labels/current.json"
 _SMALLER = "of_smaller_store"  # key: the table that answered this question before
 _BLOCK_BYTES = 1 << 20  # of scores at a time: every pass over them finds them in a core's cache
 _BLOCK_ROWS = 256  # at least, or a large label set is fetched from memory for few images
@@ -131,7 +132,7 @@ def missing_parts(store: Store, table: str) -> list[str]:
 
 def current_table(store: Store) -> str | None:
     """Return the table of the label run in force; None before the first."""
-    table = store.get_json(_CURRENT).get("table")
+    table = store.get_json(CURRENT).get("table")
     return None if table is None else str(table)
 
 
@@ -141,7 +142,7 @@ def current_labels(store: Store) -> LabelRun:
     Raises:
         InputError: the store has no labels yet.
     """
-    run = store.get_json(_CURRENT)
+    run = store.get_json(CURRENT)
     if not run:
         raise InputError(f"{store.location}: holds no labels yet; `pseudolabel run` makes them")
     run.pop(_SMALLER, None)
@@ -170,15 +171,19 @@ def recover_vectors(store: Store, *, now: datetime) -> None:
 def _turn_to(store: Store, run: LabelRun) -> None:
     """Put a label run in force; clear away what its like of a smaller store had superseded."""
     content = {**vars(run), "label_set": run.label_set.model_dump(mode="json")}
-    before = store.get_json(_CURRENT)
-    same = {key: value for key, value in before.items() if key not in ("table", _SMALLER)}
-    if same == {key: value for key, value in content.items() if key != "table"}:
-        if before["table"] == run.table:
-            return
+    before, now = store.get_json(CURRENT), datetime.now(UTC)
+    smaller = str(before.pop(_SMALLER, ""))
+    turned = before != content
+    if before and turned:  # else nobody would know any more what it was asked
+        record(store, before, turned=False, now=now)
+    record(store, content, turned=turned, now=now)
+    if not turned:
+        return
+    if {**before, "table": run.table} == content:
         # Readers may still be at the last one; the one before it has nobody left.
-        _delete_table(store, str(before.get(_SMALLER) or ""))
+        _delete_table(store, smaller)
         content[_SMALLER] = before["table"]
-    store.put_json(_CURRENT, content)
+    store.put_json(CURRENT, content)
 
 
 def _delete_table(store: Store, table: str) -> None:
