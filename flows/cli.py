@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from flows.commands import query, report, run, upkeep
+from flows.commands import labels, query, report, run, upkeep
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ for command in (
     *(upkeep.verify, upkeep.compact),
 ):
     app.command()(command)
+app.add_typer(labels.app)
 
 
 def main() -> None:
