@@ -71,7 +71,7 @@ def test_the_bar_is_that_of_a_histogram_of_all_pairs_whatever_the_block(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rng = np.random.default_rng(1)
-    rows = rng.normal(size=(60, 3)) + [4, 0, 0]
+    rows = rng.normal(size=(60, 3)) + np.array([4, 0, 0])
     rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     upper = [float(rows[a] @ rows[b]) for a in range(60) for b in range(a + 1, 60)]
     median = np.median(upper)

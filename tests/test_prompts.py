@@ -1,4 +1,4 @@
-"""Named template sets, the vectors made of prompts, and what a tokenizer cuts off or cannot read."""
+"""Named template sets, the vectors made of prompts, and what a tokenizer cuts or cannot read."""
 
 import json
 import logging

@@ -162,8 +162,8 @@ def _prompt_findings(asked: "LabelSet", encoder: "Encoder") -> "list[Finding]":
             "unknown word",
             (name,),
             None,
-            f"this model's tokenizer has no piece for letters of {', '.join(map(repr, words))}: the "
-            "model has hardly seen them",
+            f"this model's tokenizer has no piece for letters of {', '.join(map(repr, words))}: "
+            "the model has hardly seen them",
             "use another word, or the language that the model was trained on (mostly English)",
         )
         for name, words in unknown_words(asked, encoder.unknown).items()

@@ -61,7 +61,8 @@ def swaps(names: list[str], tally: Tally) -> list[Finding]:
                 f"{count} of the {images} images given to {names[a]!r} or {names[b]!r} were close "
                 f"calls between the two (cosine of their texts {cosine:.2f})",
                 "merge them, or make one an alias, if you need not tell them apart; else name "
-                "what differs to the eye, in names or `prompts`",
+                "what differs to the eye, in names or `prompts`. If such images show neither, "
+                "give what they show a label, or a `reject` prompt",
             )
         )
     return found[:_TOLD]

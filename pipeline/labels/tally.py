@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from scipy.sparse import csr_array
 
 from pipeline.arrays import Floats, Halves, require_unit_rows
 from pipeline.label_set import LabelVectors
@@ -53,19 +54,14 @@ class Tally:
         kept = rejects.max(axis=1, initial=-np.inf) <= scores[:, 0]
         self.images += len(images)
         self.total += images.sum(axis=0)
-        images, best, scores = images[kept], best[kept], scores[kept]
+        if not kept.all():
+            images, best, scores = images[kept], best[kept], scores[kept]
         self.given += np.bincount(best[:, 0], minlength=len(self.given))
-        self._add_sums(images, best[:, 0])
+        self.sums += _sums(images, best[:, 0], len(self.given))
         if best.shape[1] == 2:
             # Of softmax scores the ratio is the exponential of the difference of the logits.
             close = self.scale * (scores[:, 1] - scores[:, 0]) >= np.log(CLOSE)
             self.close.update(map(tuple, best[close].tolist()))
-
-    def _add_sums(self, images: Floats, label: npt.NDArray[np.int64]) -> None:
-        order = np.argsort(label, kind="stable")
-        label, starts = np.unique(label[order], return_index=True)
-        if len(label):
-            self.sums[label] += np.add.reduceat(images[order], starts, axis=0)
 
     def merge(self, other: "Tally") -> None:
         """Count what another one has counted of the same label set."""
@@ -111,3 +107,11 @@ def tally_store(
         return whole
 
     return store.steadily(count)  # from its start, or some images would count twice
+
+
+def _sums(images: Floats, label: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float64]:
+    """Return (C, D): the sum of each class's images; `np.add.reduceat` takes 50 times as long."""
+    ones, ends = np.ones(len(label), np.float32), np.arange(len(label) + 1)
+    whose = csr_array((ones, label, ends), shape=(len(label), classes))
+    found: npt.NDArray[np.float64] = np.asarray(whose.T @ images, np.float64)
+    return found
