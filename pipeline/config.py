@@ -70,7 +70,11 @@ class LabelsConfig(Section):
     label_set: str = Field(
         "labels.toml", min_length=1, description='a TOML file, or names: "dog,cat,car"'
     )
-    template: str = Field("", description='used for every label, such as "an eye with {}"')
+    template: str = Field(
+        "",
+        description='used for every label, such as "an eye with {}"; or a set: one | cifar | '
+        "imagenet",
+    )
     top_k: int = Field(5, ge=1, description="labels kept per image, likeliest first")
     abstain_below: float = Field(
         0.0, ge=0, le=1, description="an image whose confidence is lower gets no label, 0 to 1"

@@ -71,6 +71,9 @@ def test_a_run_keeps_what_it_was_asked_by_which_model_and_when(store: Store) -> 
         "label_set": FIRST.model_dump(mode="json"),
         "top_k": 2,
         "abstain_below": 0.5,
+        "refine": "none",
+        "unknown": "cosine",
+        "unknown_above": 2.0,
     }
     assert EncoderIdentity(**told.encoder) == IDENTITY
     assert (told.method, told.rows, told.last_drop) == ("none", 5, "20240202T000000000000")

@@ -29,7 +29,11 @@ Labels = Annotated[
     typer.Option("--labels", help='A label set (TOML), or names: "dog,cat,car".'),
 ]
 Template = Annotated[
-    str | None, typer.Option("--template", help='Prompt template, such as "an eye with {}".')
+    str | None,
+    typer.Option(
+        "--template",
+        help='Prompt template, such as "an eye with {}", or a set: one, cifar or imagenet.',
+    ),
 ]
 Refine = Annotated[
     str | None,

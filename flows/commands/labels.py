@@ -1,16 +1,18 @@
-"""`pseudolabel labels ...`: the label runs that a store keeps side by side."""
+"""`pseudolabel labels ...`: what a label set will do, and the label runs that a store keeps."""
 
 from typing import Annotated
 
 import typer
 
 from flows.commands import Assignments, ConfigFile, Json, StoreFolder, Wait
+from flows.commands.check import check
 
 app = typer.Typer(
     name="labels",
-    help="Label runs side by side: list them, compare two, go back to one.",
+    help="Check a label set; list label runs, compare two, go back to one.",
     no_args_is_help=True,
 )
+app.command()(check)
 RUN = "Short digest of a label run, or its beginning; or current, or previous."
 
 
