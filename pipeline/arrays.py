@@ -9,6 +9,8 @@ Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
+Doubles = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 UNIT_TOLERANCE = 1e-3  # a unit vector that was stored as float16 stays well inside
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.identity import digest
-from pipeline.parts import in_force, merged_name, origins, span
+from pipeline.parts import in_force, mark_of, marked, merged_name, origins, span
 from pipeline.store import Store, part_name
 
 
@@ -90,7 +90,10 @@ def _as_embeddings(store: Store, table: str) -> list[tuple[str, list[str]]]:
 def _merge(store: Store, table: str, name: str, members: list[str]) -> int:
     rows = pa.concat_tables([store.read_part(table, part) for part in in_force(members)])
     if table.startswith("labels/"):
-        made_of = store.fingerprint("embeddings", name) or ""
+        # Where a rewriting of these was interrupted, the merged part is rewritten whole.
+        marks = {mark_of(store.fingerprint(table, part) or "") for part in in_force(members)}
+        mark = marks.pop() if len(marks) == 1 else ""
+        made_of = marked(store.fingerprint("embeddings", name) or "", mark)
     else:
         made_of = digest([store.fingerprint(table, part) for part in members])
     store.write_part(table, name, rows.combine_chunks(), made_of)
