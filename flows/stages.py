@@ -148,11 +148,12 @@ def compact(config: Config) -> CompactSummary:
 
 
 def label(config: Config) -> LabelSummary:
-    """Label what has no label of this label set yet."""
+    """Label what has no label of this label set yet, with the confidences that answers give."""
+    from pipeline.labels.audit import bring_up
     from pipeline.labels.labelling import label as label_store
 
     store = open_store(config.store)
-    return label_store(
+    summary = label_store(
         store,
         label_set(config),
         stored_label_vectors(config, store),
@@ -160,6 +161,8 @@ def label(config: Config) -> LabelSummary:
         abstain_below=config.labels.abstain_below,
         on_progress=lambda images: listener.get().advance(images, 0),
     )
+    bring_up(store)
+    return summary
 
 
 def index(config: Config) -> search_index.IndexSummary:

@@ -4,6 +4,7 @@ from typing import Any
 
 from flows.resources import label_set
 from pipeline.config import Config
+from pipeline.labels.audit import is_stale as confidences_are_stale
 from pipeline.labels.labelling import current_table, missing_parts, run_table, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
@@ -19,11 +20,11 @@ def stale_stages(config: Config) -> list[str]:
     if identity is None or not store.parts("embeddings"):
         return []
     asked = config.labels
-    table = run_table(
-        identity, label_set(config), top_k=asked.top_k, abstain_below=asked.abstain_below
-    )
+    classes = label_set(config)
+    table = run_table(identity, classes, top_k=asked.top_k, abstain_below=asked.abstain_below)
     stale = []
-    if current_table(store) != table or missing_parts(store, table):
+    unlabelled = current_table(store) != table or missing_parts(store, table)
+    if unlabelled or confidences_are_stale(store, table, classes):
         stale.append("label")
     if not search_index.is_current(store):
         stale.append("index")

@@ -144,8 +144,9 @@ def read_answers(file: Path, drawn: pl.DataFrame, label_set: LabelSet) -> list[G
     if faults:
         more = f"\n... and {len(faults) - _TOLD} more" if len(faults) > _TOLD else ""
         told = "\n".join(f"{file}: {fault}" for fault in faults[:_TOLD])
+        some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
         raise InputError(
-            f"{told}{more}\nAn answer is one of {', '.join(names[:5])}{', ...' * (len(names) > 5)}, "
+            f"{told}{more}\nAn answer is one of {some}, "
             f"right, {NONE} or {CANNOT}. Nothing was taken"
         )
     return [given for given, _ in found.values()]
@@ -172,9 +173,7 @@ def _lines(file: Path) -> list[tuple[int, str, str]]:
         raise InputError(f"{file}: cannot be read as CSV: {error}") from error
 
 
-def _write(
-    store: Store, label_set: LabelSet, rows: pl.DataFrame, kind: str, now: datetime
-) -> None:
+def _write(store: Store, label_set: LabelSet, rows: pl.DataFrame, kind: str, now: datetime) -> None:
     table = table_of(label_set)
     last = max((int(part.split("-")[0]) for part in store.parts(table)), default=0)
     rows = rows.with_columns(classes=pl.lit(_classes(label_set)), at=pl.lit(now))

@@ -1,4 +1,4 @@
-"""Certify: answers in a random sample in; what they prove of all the images, or how many more it takes.
+"""Certify: answers in a random sample in; what they prove of all images, or how many more it takes.
 
 Bounds are exact and one-sided (Clopper and Pearson 1934; for few images the hypergeometric ones).
 They are made for simple random samples. Ours takes one image from each of many intervals that hold
@@ -15,7 +15,7 @@ from math import ceil, floor
 import numpy as np
 from scipy.stats import beta, binom, hypergeom
 
-from pipeline.arrays import Bools, Doubles, Floats
+from pipeline.arrays import Bools, Doubles, Floats, Ints
 from pipeline.labels.calibration import CLIP
 
 LEVEL = 0.95  # the probability with which what is certified is true
@@ -161,7 +161,7 @@ def answers_needed(target: float, errors: int) -> int:
     return low
 
 
-def _first(inside: Doubles, sizes: Doubles, target: float) -> int:
+def _first(inside: Ints, sizes: Ints, target: float) -> int:
     """Return the first region to be tested; T when none could be certified whatever is answered."""
     for spare in range(_SPARE, -1, -1):
         for at, (n, images) in enumerate(zip(inside.tolist(), sizes.tolist(), strict=True)):
@@ -170,16 +170,15 @@ def _first(inside: Doubles, sizes: Doubles, target: float) -> int:
     return len(inside)
 
 
-def _more(
-    inside: Doubles, wrong: Doubles, sizes: Doubles, target: float, answers: int
-) -> int | None:
+def _more(inside: Ints, wrong: Ints, sizes: Ints, target: float, answers: int) -> int | None:
     """Estimate how many answers are missing: where the region that needs fewest is as good as seen.
 
     The share of wrong answers is taken as (errors + 1/2) / (answers + 1), for a few perfect answers
     are no perfect region; and never less is asked for than perfect answers would take.
     """
-    asked = []
-    for n, errors, images in zip(inside, wrong, sizes, strict=True):
+    asked: list[float] = []
+    tried = (inside.tolist(), wrong.tolist(), sizes.tolist())
+    for n, errors, images in zip(*tried, strict=True):
         share = images / sizes[-1]
         failing = (errors + 0.5) / (n + 1)
         if failing < 1 - target:

@@ -17,10 +17,11 @@ from pipeline.arrays import Halves
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.confidence import held_calibration, mark, with_confidence
 from pipeline.labels.rows import label_rows
 from pipeline.labels.scoring import Scorer, joined, scorer, vote
 from pipeline.labels.streaming import stream_parts
-from pipeline.parts import uncovered
+from pipeline.parts import marked, uncovered
 from pipeline.repair import delete_orphans, orphans, record_lost
 from pipeline.store import Store
 from pipeline.tables import LABELS
@@ -67,7 +68,7 @@ def label(
         label_set: the classes.
         vectors: their text vectors.
         top_k: labels kept per image.
-        abstain_below: no label below this score, 0 to 1.
+        abstain_below: no label below this confidence (the score, where none is calibrated), 0 to 1.
         on_progress: told how many images were labelled since it was last told.
 
     Raises:
@@ -81,10 +82,15 @@ def label(
     table = run_table(identity, label_set, top_k=top_k, abstain_below=abstain_below)
     run = LabelRun(table, label_set, top_k, abstain_below)
     labeller = _Labeller(run, scorer(vectors, identity))
+    held = held_calibration(store, table)
+    calibration = held.calibration if held else None
 
     def write(part: str, tables: list[pa.Table]) -> tuple[int, int]:
         rows = pa.concat_tables([LABELS.empty_table(), *tables])
-        store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
+        if calibration:
+            rows = with_confidence(rows, calibration, label_set, abstain_below).cast(LABELS)
+        made_of = store.fingerprint("embeddings", part) or ""
+        store.write_part(table, part, rows, marked(made_of, mark(calibration)))
         return len(rows), rows["label"].null_count
 
     parts = missing_parts(store, table)

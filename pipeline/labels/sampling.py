@@ -60,17 +60,17 @@ def draw(scores: Floats, classes: Ints, size: int, seed: int) -> Drawn:
     return Drawn(rows[shuffled], band[rows][shuffled], lengths[shuffled].astype(np.float64))
 
 
-def cohorts(seen: Sequence[object], rounds: Sequence[object]) -> Ints:
+def cohorts(seen: Ints, rounds: Ints) -> Ints:
     """Return how many rounds had been drawn before each image was first seen.
 
     Images of one cohort were all as likely to be drawn as one another; those seen after the last
     round could not be drawn at all.
 
     Args:
-        seen: when each image was seen first; anything that sorts.
+        seen: (N,) when each image was seen first, such as microseconds since 1970.
         rounds: when each round was drawn, rising.
     """
-    found: Ints = np.searchsorted(np.asarray(rounds), np.asarray(seen), side="left").astype(np.int64)
+    found: Ints = np.searchsorted(rounds, seen, side="left").astype(np.int64)
     return found
 
 

@@ -84,7 +84,11 @@ def stored(location: str, folder: str) -> Task:
     store = open_store(location)
     run = current_labels(store)
     known = read_truth(store, folder, run.label_set).labels
-    rows = store.read(run.table, ["image_id", "score", "topk_labels"]).unique("image_id").sort("image_id")
+    rows = (
+        store.read(run.table, ["image_id", "score", "topk_labels"])
+        .unique("image_id")
+        .sort("image_id")
+    )
     rows = rows.filter(rows["image_id"].is_in(list(known)))
     top = [labels[0] for labels in rows["topk_labels"]]
     right = [known[i] == label for i, label in zip(rows["image_id"], top, strict=True)]
@@ -97,7 +101,9 @@ def audits(task: Task, answers: int, draws: int) -> dict[str, object]:
     """Audit a task many times; return what is told of it, shares as numbers up to 1."""
     truth = float(task.right.mean())
     even = np.ones(len(task.scores))
-    told: dict[str, list[float]] = {name: [] for name in ("ece", "off", "covered", "width", "isotonic")}
+    told: dict[str, list[float]] = {
+        name: [] for name in ("ece", "off", "covered", "width", "isotonic")
+    }
     reached: dict[float, list[float]] = {target: [] for target in TARGETS}
     broken = dict.fromkeys(TARGETS, 0)
     for seed in range(draws):
@@ -114,7 +120,9 @@ def audits(task: Task, answers: int, draws: int) -> dict[str, object]:
             given = certify(scores, right, task.scores, target)
             reached[target].append(given.coverage)
             if given.threshold is not None:
-                inside = calibration(task.scores) >= calibration(np.float32([given.threshold]))[0]
+                inside = calibration(task.scores) >= calibration(
+                    np.array([given.threshold], np.float32)
+                )
                 broken[target] += bool(task.right[inside].mean() < target)
     return {
         "task": task.name,
@@ -159,7 +167,9 @@ def main() -> None:
     for line in lines:
         certified = line.pop("certified")
         assert isinstance(certified, dict)
-        print(", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v}" for k, v in line.items()))
+        print(
+            ", ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{v}" for k, v in line.items())
+        )
         for target, numbers in certified.items():
             print(f"    {target}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()))
 
