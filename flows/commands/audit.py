@@ -143,7 +143,7 @@ def _show_calibration(found: "Findings") -> None:
 def _show_regions(found: "Findings") -> None:
     from flows.console import out, percent, show, table
 
-    columns = ("precision", "coverage expected", "coverage certified", "select.min_confidence")
+    columns = ("precision", "expected", "certified", "min_confidence")
     shown = table(*columns, "proof", right=columns[1:])
     for region in found.regions:
         proven = region.certificate
@@ -155,7 +155,7 @@ def _show_regions(found: "Findings") -> None:
             bar,
             _proof(region),
         )
-    show("Labels by precision", shown)
+    show("Share of the images that reach a precision", shown)
     certified = [region for region in found.regions if region.min_confidence is not None]
     if certified:
         best = max(certified, key=lambda region: region.target)

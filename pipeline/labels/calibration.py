@@ -12,9 +12,9 @@ import numpy as np
 from pipeline.arrays import Bools, Doubles, Floats
 
 CLIP = 1e-4  # nearer to 0 and 1 a score says nothing more, and its logit would rule the fit
-LEAST_SLOPE = 0.01  # above 0, so that a confidence tells images apart whose scores differ
 _MOST_SLOPE = 20.0
-_BLEND = 0.02  # of Platt in isotonic: its steps are level, and a level step has no threshold
+_TILT = 1e-3  # of the score in the confidence: where scores differ it tells them apart
+_SURE = 1e-6  # nothing is surer to be right or wrong
 _FOLDS = 10
 _FEW, _FEW_OF_A_KIND = 100, 10  # answers, right ones and wrong ones, for isotonic to be tried
 BINS = 15
@@ -42,12 +42,13 @@ class Calibration:
         >>> Calibration(slope=2.0, intercept=0.0)(np.array([0.5, 0.75], np.float32)).round(3)
         array([0.5, 0.9], dtype=float32)
         """
-        found = _expit(self.slope * _logits(scores) + self.intercept)
+        given = np.clip(np.asarray(scores, np.float64), 0, 1)
+        found = _expit(self.slope * _logits(given) + self.intercept)
         if self.corners:
             at, confidence = zip(*self.corners, strict=True)
-            stepped = np.interp(np.asarray(scores, np.float64), at, confidence)
-            found = (1 - _BLEND) * stepped + _BLEND * found
-        rounded: Floats = np.asarray(found).astype(np.float32)
+            found = np.interp(given, at, confidence)
+        tilted = (1 - _TILT) * np.clip(found, _SURE, 1 - _SURE) + _TILT * given
+        rounded: Floats = np.clip(tilted, _SURE, 1 - _SURE).astype(np.float32)
         return rounded
 
     def as_json(self) -> dict[str, Any]:
@@ -109,7 +110,7 @@ def fit_platt(scores: Floats, right: Bools, weights: Doubles) -> Calibration:
 
     They are (k + 1) / (k + 2) for the k right answers and 1 / (m + 2) for the m wrong ones, so that
     all answers may be right, or scores part right from wrong, and the fit stays finite. The slope
-    is held between LEAST_SLOPE and 20. The loss is convex: L-BFGS-B finds its one minimum.
+    is held between 0 and 20. The loss is convex: L-BFGS-B finds its one minimum.
 
     Args:
         scores: (n,), 0 to 1.
@@ -130,7 +131,7 @@ def fit_platt(scores: Floats, right: Bools, weights: Doubles) -> Calibration:
         value = float(share @ (np.logaddexp(0, z) - target * z))
         return value, np.array([off @ x, off.sum()])
 
-    bounds = [(LEAST_SLOPE, _MOST_SLOPE), (None, None)]
+    bounds = [(0, _MOST_SLOPE), (None, None)]
     strict = {"ftol": 1e-14, "gtol": 1e-10}
     found = minimize(
         loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds, options=strict
@@ -152,8 +153,7 @@ def fit_isotonic(scores: Floats, right: Bools, weights: Doubles) -> Calibration:
     steps = IsotonicRegression(y_min=least, y_max=1 - least, out_of_bounds="clip")
     steps.fit(scores.astype(np.float64), right.astype(np.float64), sample_weight=weights)
     corners = zip(steps.X_thresholds_.tolist(), steps.y_thresholds_.tolist(), strict=True)
-    platt = fit_platt(scores, right, weights)
-    return Calibration(platt.slope, platt.intercept, tuple(corners))
+    return Calibration(0.0, 0.0, tuple(corners))
 
 
 def calibration_error(
@@ -182,7 +182,7 @@ def calibration_error(
     return found / total, float(chance) / total
 
 
-def _logits(scores: Floats) -> Doubles:
+def _logits(scores: Floats | Doubles) -> Doubles:
     if np.isnan(scores).any():
         raise ValueError(f"score {int(np.flatnonzero(np.isnan(scores))[0])} is not a number")
     inner = np.clip(np.asarray(scores, np.float64), CLIP, 1 - CLIP)

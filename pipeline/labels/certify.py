@@ -132,7 +132,9 @@ def certify(scores: Floats, right: Bools, images: Floats, target: float) -> Cert
             break
         best, proven = at, bound
     if best is None:
-        more = _more(inside, wrong, sizes, target, len(scores))
+        left = len(images) - len(scores)  # when all are answered, all is known
+        missing = _more(inside, wrong, sizes, target, len(scores))
+        more = min(missing, left) if missing and left > 0 else None
         return Certificate(target, None, 0.0, 0, 0, None, more)
     return Certificate(
         target=target,
