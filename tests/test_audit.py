@@ -136,7 +136,7 @@ def test_the_bar_holds_against_the_confidence(tmp_path: Path) -> None:
         after.iter_rows(named=True), weak, refused.fill_null(False), strict=True
     ):
         if is_weak:
-            expected = (None, -1, "confidence below 0.7")
+            expected: tuple[object, ...] = (None, -1, "confidence below 0.7")
         elif is_refused:
             expected = (None, -1, "reject prompt: up")
         else:
@@ -168,9 +168,12 @@ def test_a_rewriting_that_was_killed_is_finished_and_not_begun_anew(
     assert rows_of(store)["calibrated"].sum() == 200
     assert is_stale(store, run.table, run.label_set)
     first, written[:] = written[0], []
-    monkeypatch.setattr(
-        Store, "write_part", lambda self, t, p, *more: (written.append(p), write(self, t, p, *more))
-    )
+
+    def write_on(self: Store, table: str, part: str, *more: object) -> None:
+        written.append(part)
+        write(self, table, part, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "write_part", write_on)
     assert bring_up(store)
     assert len(written) == 2 and first not in written
     require_calibrated(store)
