@@ -18,13 +18,14 @@ from pipeline.arrays import Halves
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.confidence import held_calibration, mark, with_confidence
 from pipeline.labels.provenance import record
 from pipeline.labels.question import LabelRun, Question
 from pipeline.labels.refining import Neighbourhood, Refiner
 from pipeline.labels.rows import label_rows
 from pipeline.labels.scoring import scorer
 from pipeline.labels.streaming import stream_parts
-from pipeline.parts import uncovered
+from pipeline.parts import marked, uncovered
 from pipeline.repair import delete_orphans, orphans, record_lost
 from pipeline.store import Store
 from pipeline.tables import LABELS
@@ -79,10 +80,16 @@ def label(
     written = []
     if parts:
         labeller = _Labeller(question, vectors, identity, near)
+        held = held_calibration(store, table)
+        calibration = held.calibration if held else None
 
         def write(part: str, tables: list[pa.Table]) -> tuple[int, int, int]:
             rows = pa.concat_tables([LABELS.empty_table(), *tables])
-            store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
+            if calibration:
+                bar = question.abstain_below
+                rows = with_confidence(rows, calibration, question.label_set, bar).cast(LABELS)
+            made_of = marked(store.fingerprint("embeddings", part) or "", mark(calibration))
+            store.write_part(table, part, rows, made_of)
             return len(rows), rows["label"].null_count, pc.sum(rows["flipped"]).as_py() or 0
 
         written = stream_parts(store, parts, labeller.rows, write, on_progress)

@@ -8,6 +8,7 @@ import polars as pl
 
 from pipeline.catalog import present_images
 from pipeline.identity import digest
+from pipeline.labels.confidence import calibration_state
 from pipeline.labels.labelling import current_labels
 from pipeline.search.duplicates import near_duplicate_leaders
 from pipeline.search.index import SearchIndex, load_index
@@ -140,7 +141,10 @@ def split_of(image_id: str, valid_share: float) -> str:
 
 def selection_fingerprint(store: Store, settings: list[float]) -> str:
     """Return what the selection would be made of now."""
-    return digest([store.state("files", "embeddings", current_labels(store).table), settings])
+    table = current_labels(store).table
+    made_of = [store.state("files", "embeddings", table), settings]
+    calibration = calibration_state(store, table)
+    return digest([*made_of, calibration] if calibration else made_of)
 
 
 def is_current(store: Store, settings: list[float]) -> bool:
