@@ -156,7 +156,7 @@ def test_other_tokenizers_are_understood_as_well(tmp_path: Path) -> None:
 def test_what_cannot_be_told_is_not_told(tmp_path: Path) -> None:
     left = hugging_face(tmp_path / "left", padding_side="left")
     assert cut(left, ["dog", "dog " * 9]) == [False, False]
-    unmarked = hugging_face(tmp_path / "unmarked", unk_token="</s>")
+    unmarked = hugging_face(tmp_path / "unmarked", unk_token=None)
     assert unknown(unmarked, ["zebra"]) == [False]
     assert unknown(object(), ["zebra"]) == [False]
 

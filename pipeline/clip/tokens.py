@@ -36,10 +36,7 @@ def unknown(tokenizer: Any, words: Sequence[str]) -> list[bool]:
     """
     inner = getattr(tokenizer, "tokenizer", None)
     if inner is not None:
-        mark = getattr(inner, "unk_token_id", None)
-        others = {getattr(inner, f"{kind}_token_id", None) for kind in ("eos", "bos", "pad")}
-        if mark is None or mark in others:
-            return [False] * len(words)
+        mark = getattr(inner, "unk_token_id", None)  # None: nothing is unknown to it
         return [mark in inner(word, add_special_tokens=False).input_ids for word in words]
     if hasattr(tokenizer, "encode"):
         return [len(tokenizer.encode(word)) > len(word) for word in words]
