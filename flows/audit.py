@@ -5,18 +5,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+
 from flows.progress import listener
 from flows.resources import decoders_for
 from pipeline.config import Config
 from pipeline.cores import cores
 from pipeline.errors import InputError
-from pipeline.labels.answers import LABEL, Given, last_rows, read_answers, record_answers
-from pipeline.labels.audit import Sample, bring_up, draw_sample
+from pipeline.labels.answers import LABEL, NONE, Given, last_rows, read_answers, record_answers
+from pipeline.labels.audit import LEAST_ANSWERS, Sample, bring_up, draw_sample
 from pipeline.labels.findings import Findings, find
-from pipeline.labels.labelling import current_labels
+from pipeline.labels.labelling import current_labels, labels_by_method
+from pipeline.labels.methods import Choice, choose, keep_choice
+from pipeline.labels.refinement import FEWEST
 from pipeline.labels.truth import read_truth
 from pipeline.locking import writer_lock
 from pipeline.opening import open_store
+from pipeline.search.index import load_index
+from pipeline.search.neighbours import load_neighbourhood, update_neighbours
 from pipeline.store import Store
 
 SHEET, PAGE = "audit.csv", "audit.html"
@@ -42,6 +49,7 @@ class AuditSummary:
     truth_images: int | None  # labelled images that the truth knows; None: a person answered
     truth_unmatched: int  # images left out, for their true label is none of the label set
     findings: Findings
+    choice: Choice | None  # of the way to refine; None: too few images or answers to compare
 
 
 def leave_sheet(config: Config, *, size: int, seed: int, out: Path, wait: bool) -> DrawSummary:
@@ -95,8 +103,9 @@ def take_answers(config: Config, file: Path, *, by: str | None, wait: bool) -> A
         if not given:
             raise InputError(f"{file}: no line has an answer yet")
         taken = record_answers(store, classes, given, by=who, now=datetime.now(UTC))
+        choice = _choose(config, store)
         _calibrate(store)
-        return AuditSummary(taken, who, None, 0, find(store))
+        return AuditSummary(taken, who, None, 0, find(store), choice)
 
 
 def take_truth(
@@ -123,15 +132,40 @@ def take_truth(
         ids = sample.images["image_id"].to_list()
         given = [Given(image_id, LABEL, known.labels[image_id]) for image_id in ids]
         taken = record_answers(store, classes, given, by=who, now=datetime.now(UTC))
+        choice = _choose(config, store)
         _calibrate(store)
-        return AuditSummary(taken, who, len(known.labels), known.unmatched, find(store))
+        unmatched = known.unmatched
+        return AuditSummary(taken, who, len(known.labels), unmatched, find(store), choice)
 
 
 def tell(config: Config) -> AuditSummary:
     """Say what the answers there are tell of the labels in force; nothing is written."""
-    return AuditSummary(0, "", None, 0, find(open_store(config.store)))
+    return AuditSummary(0, "", None, 0, find(open_store(config.store)), None)
 
 
 def _calibrate(store: Store) -> None:
     listener.get().stage("calibrate")
     bring_up(store, on_progress=lambda images: listener.get().advance(images, 0))
+
+
+def _choose(config: Config, store: Store) -> Choice | None:
+    """Have the answers choose between the ways to refine, and keep what they chose."""
+    from flows.resources import encoder
+    from pipeline.clip.prompts import cached_label_vectors
+
+    run, identity = current_labels(store), store.identity()
+    index = load_index(store)
+    given = last_rows(store, run.label_set).filter(pl.col("answer").is_in([LABEL, NONE]))
+    given = given.filter(pl.col("image_id").is_in(index.ids))
+    if identity is None or len(index) < FEWEST or len(given) < LEAST_ANSWERS:
+        return None
+    listener.get().stage("compare")
+    update_neighbours(store, index)
+    vectors = cached_label_vectors(store, run.label_set, lambda: encoder(config))
+    near = load_neighbourhood(store, index)
+    said = labels_by_method(run, vectors, identity, near, given["image_id"].to_list())
+    place = {name: at for at, name in enumerate(run.label_set.names)}
+    true = np.array([place.get(name, -1) for name in given["label_given"]])
+    choice = choose({method: labels == true for method, labels in said.items()})
+    keep_choice(store, run.label_set, choice)
+    return choice

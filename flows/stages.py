@@ -163,7 +163,8 @@ def label(config: Config) -> LabelSummary:
     from pipeline.labels.audit import bring_up
     from pipeline.labels.labelling import label as label_store
 
-    store, asked = open_store(config.store), question(config)
+    store = open_store(config.store)
+    asked = question(config, store)
     near = None
     if asked.refine != "none":
         near = load_neighbourhood(store, search_index.load_index(store))

@@ -19,7 +19,7 @@ def stale_stages(config: Config) -> list[str]:
         return ["embed", "label", "index", "select"]
     if identity is None or not store.parts("embeddings"):
         return []
-    stale, asked = [], question(config)
+    stale, asked = [], question(config, store)
     if not search_index.is_current(store):
         stale.append("index")
     table = asked.table_for(identity, search_index.indexed(store))

@@ -79,10 +79,10 @@ class LabelsConfig(Section):
     abstain_below: float = Field(
         0.0, ge=0, le=1, description="an image whose confidence is lower gets no label, 0 to 1"
     )
-    refine: Literal["none", "neighbours", "neighbours-strong", "anchored"] = Field(
-        "neighbours",
-        description="none | neighbours (similar images vote, too; from 300 images on) | "
-        "neighbours-strong | anchored (only where all classes are there)",
+    refine: Literal["auto", "none", "neighbours", "neighbours-strong", "anchored"] = Field(
+        "auto",
+        description="auto (neighbours, or what an audit has chosen) | none | neighbours (similar "
+        "images vote, too; from 300 images on) | neighbours-strong | anchored (all classes there)",
     )
     unknown: Literal["cosine", "mcm", "energy", "reject"] = Field(
         "cosine",

@@ -10,6 +10,7 @@ from flows.commands import Assignments, ConfigFile, Json, StoreFolder, Wait
 if TYPE_CHECKING:
     from flows.audit import AuditSummary, DrawSummary
     from pipeline.labels.findings import Findings, Region
+    from pipeline.labels.methods import Choice
 
 _SIZE = 200
 
@@ -118,6 +119,23 @@ def _show_audit(summary: "AuditSummary") -> None:
         )
     _show_calibration(found)
     _show_regions(found)
+    if summary.choice is not None:
+        _show_choice(summary.choice)
+
+
+def _show_choice(choice: "Choice") -> None:
+    from flows.console import out
+
+    told = ", ".join(
+        f"{each.method} {each.right} (p = {each.p:.2g})"
+        if each.p < 1
+        else f"{each.method} {each.right}"
+        for each in choice.compared
+    )
+    out.print(
+        f"right, of {choice.answers} answers, by the way to refine: {told}. "
+        f'labels.refine = "auto" takes {choice.method}, from the next run or relabel on'
+    )
 
 
 def _show_calibration(found: "Findings") -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.commands import Assignments, ConfigFile, Json, StoreFolder, Wait
+from flows.commands.agreement import agreement
 from flows.commands.check import check
 
 app = typer.Typer(
@@ -13,6 +14,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.command()(check)
+app.command()(agreement)
 RUN = "Short digest of a label run, or its beginning; or current, or previous."
 
 

@@ -6,7 +6,7 @@ to it only when it is whole.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,13 +14,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays import Halves
+from pipeline.arrays import Halves, Ints
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.confidence import held_calibration, mark, with_confidence
 from pipeline.labels.provenance import record
 from pipeline.labels.question import LabelRun, Question
+from pipeline.labels.refinement import METHODS, Method
 from pipeline.labels.refining import Neighbourhood, Refiner
 from pipeline.labels.rows import label_rows
 from pipeline.labels.scoring import scorer
@@ -96,6 +97,33 @@ def label(
     _turn_to(store, LabelRun(**vars(question), table=table))
     labelled, abstained, flipped = (sum(counts) for counts in zip((0, 0, 0), *written, strict=True))
     return LabelSummary(table=table, labelled=labelled, abstained=abstained, flipped=flipped)
+
+
+def labels_by_method(
+    question: Question,
+    vectors: LabelVectors,
+    identity: EncoderIdentity,
+    near: Neighbourhood,
+    ids: Sequence[str],
+) -> dict[Method, Ints]:
+    """Return, for each way to refine, the likeliest class of some images by number.
+
+    Args:
+        question: what is asked; its own way does not matter.
+        vectors: the text vectors of its label set.
+        identity: of the encoder.
+        near: the images of the store.
+        ids: n of them.
+    """
+    several = question.label_set.multi_label
+    score = scorer(vectors, identity, multi_label=several)
+    images = near.vectors(near.rows_of(ids))
+    naive = score(images)
+    found: dict[Method, Ints] = {"none": naive.classes.argmax(axis=1)}
+    for method in METHODS:
+        if not (method == "anchored" and score.independent):
+            found[method] = Refiner(method, score, near)(ids, images, naive).classes.argmax(axis=1)
+    return found
 
 
 class _Labeller:
