@@ -44,7 +44,7 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
         said, absent = _from_csv(store, location)
     else:
         raise InputError(f"truth {given}: no such file or folder")
-    classes = label_set.index_of()
+    classes, names = label_set.index_of(), label_set.names
     labels: dict[str, str] = {}
     unmatched, contradicted = set(), set()
 
@@ -56,14 +56,14 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
         index = index_of(word)
         if index is None:
             unmatched.add(image_id)
-        elif labels.setdefault(image_id, label_set.names[index]) != label_set.names[index]:
+        elif labels.setdefault(image_id, names[index]) != names[index]:
             contradicted.add(image_id)
     for image_id in contradicted:
         del labels[image_id]
     if not labels:
         raise InputError(
             f"truth {given}: none of its labels belongs to an image of {store.location}: compare "
-            f"its paths, and its labels with {', '.join(label_set.names[:5])} ..."
+            f"its paths, and its labels with {', '.join(names[:5])} ..."
             + (f" ({absent} of its rows name no image of the store)" if absent else "")
         )
     outside = frozenset(unmatched - set(labels) - contradicted)
@@ -99,20 +99,26 @@ def _from_csv(store: Store, file: Path) -> tuple[list[tuple[str, str]], int]:
         raise InputError(
             f"truth {file}: needs the columns label and path (or image_id), has {list(columns)}"
         )
-    files = _readable_files(store)
+    asked = [(_keys(row), row["label"] or "") for row in rows]
+    wanted = {key for keys, _ in asked for key in keys}
     by_key: dict[str, set[str]] = {}
-    for path, image_id in files:
-        for key in {path, name_of(path), image_id}:
+    for path, image_id in _readable_files(store):
+        for key in {path, name_of(path), image_id} & wanted:
             by_key.setdefault(key, set()).add(image_id)
     said, absent = [], 0
-    for row in rows:
-        keys = {row.get("image_id") or "", row.get("path") or ""} - {""}
-        if row.get("path"):
-            keys.add(path_text(whole_path(row["path"])))
+    for keys, label in asked:
         found = {image_id for key in keys for image_id in by_key.get(key, ())}
-        said += [(image_id, row["label"] or "") for image_id in found]
+        said += [(image_id, label) for image_id in found]
         absent += not found
     return said, absent
+
+
+def _keys(row: dict[str, str | None]) -> set[str]:
+    """Return what a row of a CSV file calls its image: an id, a path as written, the whole path."""
+    keys = {row.get("image_id") or "", row.get("path") or ""} - {""}
+    if path := row.get("path"):
+        keys.add(path_text(whole_path(path)))
+    return keys
 
 
 def _readable_files(store: Store) -> list[tuple[str, str]]:
