@@ -154,10 +154,12 @@ def _show_labels(config: Config) -> None:
 
     store = open_store(config.store)
     run = current_labels(store)
-    labels = store.read(run.table, ["image_id", "label", "score"]).unique("image_id")
+    wanted = ["image_id", "label", "confidence", "calibrated"]
+    labels = store.read(run.table, wanted).unique("image_id")
     labels = labels.join(present_images(store), on="image_id", how="semi")
-    counts = labels.group_by("label").agg(pl.len().alias("n"), pl.col("score").mean())
-    shown = table("label", "images", "mean score", right=("images", "mean score"))
+    counts = labels.group_by("label").agg(pl.len().alias("n"), pl.col("confidence").mean())
+    mean = "mean confidence" if labels["calibrated"].all() else "mean score"
+    shown = table("label", "images", mean, right=("images", mean))
     for label, count, score in counts.sort("n", "label", descending=[True, False]).iter_rows():
         shown.add_row(label or "(abstained)", str(count), f"{score:.2f}")
     show("Labels", shown)

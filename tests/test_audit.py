@@ -14,11 +14,13 @@ from pipeline.errors import InputError
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.answers import Given, last_rows, read_answers, record_answers
 from pipeline.labels.audit import bring_up, draw_sample, gather, is_stale
-from pipeline.labels.confidence import held_calibration
+from pipeline.labels.calibration import Calibration
+from pipeline.labels.confidence import held_calibration, with_confidence
 from pipeline.labels.findings import find
 from pipeline.labels.labelling import current_labels, label
 from pipeline.labels.question import Question
 from pipeline.opening import create_store
+from pipeline.parts import mark_of
 from pipeline.repair import set_aside
 from pipeline.reports.verify import verify
 from pipeline.search.index import update_index
@@ -108,7 +110,22 @@ def test_answers_make_confidences_of_all_rows_and_of_those_that_come_later(store
     ask(store)
     assert len(rows_of(store)) == 650
     require_calibrated(store)
+    table = current_labels(store).table
+    marks = {mark_of(store.fingerprint(table, part) or "") for part in store.parts(table)}
+    assert len(marks) == 1 and marks != {""}
     assert not bring_up(store)
+
+
+def test_a_label_that_its_confidence_does_not_bear_out_is_taken_back(store: Store) -> None:
+    rows = store.read_part(current_labels(store).table, store.parts(current_labels(store).table)[0])
+    half = Calibration(slope=0, intercept=0)
+    weak = pl.DataFrame(pl.from_arrow(with_confidence(rows, half, CLASSES, 0.6)))
+    refused = pl.Series(rows["reason"].to_pylist()).is_not_null()
+    assert weak["label"].null_count() == 200
+    assert set(weak.filter(~refused)["reason"]) == {"confidence below 0.6"}
+    assert set(weak.filter(refused)["reason"]) == {"reject prompt: up"}
+    back = with_confidence(weak.to_arrow().cast(rows.schema), None, CLASSES, 0.0).cast(rows.schema)
+    assert back.equals(rows)
 
 
 def test_the_bar_holds_against_the_confidence(tmp_path: Path) -> None:

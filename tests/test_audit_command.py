@@ -87,3 +87,25 @@ def test_mistakes_are_told_in_a_line(command: Command, store: Path) -> None:  # 
     Path("empty.csv").write_text("image_id,answer\n")
     assert "no line has an answer yet" in command(*at, "--answers", "empty.csv").err
     assert command("audit", "--store", "nowhere").code == 2
+
+
+def test_relabelling_and_runs_keep_to_the_answers(
+    command: Command,  # noqa: F811
+    store: Path,
+) -> None:
+    truth = str(DATA / "images")
+    command.json("audit", "--store", str(store), "--truth", truth, "--size", "100")
+    asked = ("--labels", str(DATA / "labels.toml"), "-k", "2", "--no-select", "--plain")
+    assert command("relabel", "--store", str(store), *asked).code == 0
+    rows = rows_of(store)
+    assert {len(labels) for labels in rows["topk_labels"]} == {2}  # type: ignore[arg-type]
+    assert all(rows["calibrated"])
+    config = demo_config(store, labels={"label_set": str(DATA / "labels.toml"), "top_k": 2})
+    assert stale_stages(config) == ["select", "train"]
+    run_plain(config)
+    table = current_labels(open_store(str(store))).table
+    (store / table / "calibration.json").unlink()
+    assert stale_stages(config) == ["label", "select", "train"]
+    run_plain(config)
+    assert stale_stages(config) == []
+    assert rows_of(store) == rows

@@ -58,3 +58,9 @@ def test_thinning_makes_a_plain_sample_of_an_uneven_one() -> None:
     assert kept[:2000].sum() == pytest.approx(500, abs=60)
     assert equally_likely(ids, np.ones(4000)).all()
     assert equally_likely([], np.ones(0)).tolist() == []
+
+
+def test_classes_vary_less_than_by_chance() -> None:
+    scores, classes = population(10_000)
+    counts = [(classes[draw(scores, classes, 200, s).rows] == 0).sum() for s in range(60)]
+    assert np.var(counts) < 200 * 0.2 * 0.8 / 2

@@ -53,7 +53,7 @@ def select(
         InputError: the store has no labels or no index yet.
     """
     run = current_labels(store)
-    wanted = ["image_id", "label", "confidence", "reason"]
+    wanted = ["image_id", "label", "confidence", "calibrated", "reason"]
     labels = store.read(run.table, wanted).unique("image_id")
     images = present_images(store).join(labels, on="image_id", how="inner", maintain_order="left")
     rows = choose(
@@ -76,12 +76,17 @@ def select(
 
 
 def choose(
-    images: pl.DataFrame, *, min_confidence: float, max_per_class: int, valid_share: float
+    images: pl.DataFrame,
+    *,
+    min_confidence: float,
+    max_per_class: int,
+    valid_share: float,
 ) -> pl.DataFrame:
     """Decide for each image, given label, confidence, reason (of abstaining) and group.
 
     Args:
-        images: image_id, label, confidence, reason, and group, which near-duplicates share.
+        images: image_id, label, confidence, reason, and group, which near-duplicates share; with
+            `calibrated`, a reason says "score" where no audit made it a confidence.
         min_confidence: 0 to 1; at it is kept.
         max_per_class: the most confident ones stay.
         valid_share: share of the kept images that is held out for early stopping.
@@ -89,6 +94,8 @@ def choose(
     Returns:
         The columns of `tables.SELECTIONS`, best image first.
     """
+    known = "calibrated" not in images.columns or images["calibrated"].all()
+    measure = "confidence" if known else "score"
     own = pl.coalesce(pl.col("group").cast(pl.String), pl.col("image_id"))  # null is no group
     ranked = best_first(images.with_columns(group=own))
     twins = pl.len().over("group") > 1
@@ -100,7 +107,7 @@ def choose(
         pl.when(pl.col("label").is_null())
         .then(pl.concat_str(pl.lit("abstained: "), pl.col("reason").fill_null("no label")))
         .when(pl.col("confidence") < min_confidence)
-        .then(pl.lit(f"confidence below {min_confidence:g}"))
+        .then(pl.lit(f"{measure} below {min_confidence:g}"))
         .when(leader != pl.col("image_id"))
         .then(pl.concat_str(pl.lit("near-duplicate of "), leader))
         .when(place > max_per_class)
