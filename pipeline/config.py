@@ -81,8 +81,8 @@ class LabelsConfig(Section):
     )
     refine: Literal["auto", "none", "neighbours", "neighbours-strong", "anchored"] = Field(
         "auto",
-        description="auto (neighbours, or what an audit has chosen) | none | neighbours (similar "
-        "images vote, too; from 300 images on) | neighbours-strong | anchored (all classes there)",
+        description="auto (neighbours-strong, or what an audit has chosen) | none | neighbours | "
+        "neighbours-strong (similar images vote, too; from 300 on) | anchored (all classes there)",
     )
     unknown: Literal["cosine", "mcm", "energy", "reject"] = Field(
         "cosine",

@@ -8,7 +8,7 @@ import pytest
 from pipeline.arrays import Bools
 from pipeline.label_set import LabelVectors
 from pipeline.labels.labelling import label, labels_by_method
-from pipeline.labels.methods import Choice, choose, chosen_method, keep_choice
+from pipeline.labels.methods import USUAL, Choice, choose, chosen_method, keep_choice
 from pipeline.labels.question import Question
 from pipeline.labels.refinement import METHODS, Method
 from pipeline.search.index import load_index, update_index
@@ -26,24 +26,24 @@ def test_p_values_are_those_of_coins() -> None:
     usual = np.array([True] * 50 + [False] * 50)
     other = usual.copy()
     other[50:56], other[0] = True, False
-    told = choose({"neighbours": usual, "none": other}).compared[1]
+    told = choose({USUAL: usual, "none": other}).compared[1]
     assert (told.right, told.gained, told.lost) == (55, 6, 1)
     assert told.p == pytest.approx(2 * (1 + 7) / 2**7)
 
 
 def test_only_a_clear_difference_leaves_the_usual_way() -> None:
-    same = choose({"neighbours": first(80), "none": first(80)})
-    assert (same.method, same.compared[1].p) == ("neighbours", 1.0)
-    assert choose({"neighbours": first(80), "none": first(85)}).method == "neighbours"  # p = 0.06
-    assert choose({"neighbours": first(80), "none": first(87)}).method == "none"  # p = 0.016
-    assert choose({"neighbours": first(87), "none": first(80)}).method == "neighbours"  # worse
+    same = choose({USUAL: first(80), "none": first(80)})
+    assert (same.method, same.compared[1].p) == (USUAL, 1.0)
+    assert choose({USUAL: first(80), "none": first(85)}).method == USUAL  # p = 0.06
+    assert choose({USUAL: first(80), "none": first(87)}).method == "none"  # p = 0.016
+    assert choose({USUAL: first(87), "none": first(80)}).method == USUAL  # worse
     # Of three others 0.05 / 3 is asked: 0.03 is not enough, 0.016 is.
     several: dict[Method, Bools] = {
-        "neighbours": first(80),
+        USUAL: first(80),
         "none": first(86),
-        "neighbours-strong": first(80),
+        "neighbours": first(80),
     }
-    assert choose({**several, "anchored": first(70)}).method == "neighbours"
+    assert choose({**several, "anchored": first(70)}).method == USUAL
     best: dict[Method, Bools] = {**several, "none": first(88), "anchored": first(90)}
     assert choose(best).method == "anchored"
 
@@ -53,7 +53,7 @@ def test_what_was_chosen_is_kept_for_those_classes_alone(tmp_path: Path) -> None
     keep_choice(store, CLASSES, Choice("anchored", 100, []))
     assert chosen_method(store, CLASSES) == "anchored"
     other = CLASSES.model_copy(update={"templates": ("the {}",)})
-    assert chosen_method(store, other) == "neighbours"
+    assert chosen_method(store, other) == USUAL
 
 
 def test_each_method_says_of_chosen_images_what_it_says_of_all(tmp_path: Path) -> None:
