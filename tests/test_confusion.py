@@ -52,11 +52,12 @@ def test_of_many_classes_the_most_mistaken_are_shown_and_the_rest_is_counted() -
     given[:40], true[:40] = 700, 7
     given[40:60], true[40:60] = 8, 900
     given[60:70], true[60:70] = 555, 7
+    given[70:73], true[70:73] = -1, 7
     shown = grid(confusion(true, given, names), names, most=4)
     assert shown.rows == ["c7", "c8", "c700", "c900"]  # in the order of the label set
     assert shown.columns == ["c7", "c8", "c700", "c900", OTHERS, ABSTAINED]
     counts = dict(zip(shown.columns, shown.images[0], strict=True))
-    assert (counts["c700"], counts[OTHERS], counts[ABSTAINED]) == (40, 10, 0)
+    assert (counts["c700"], counts[OTHERS], counts[ABSTAINED]) == (40, 10, 3)
     for row, name in enumerate(shown.rows):
         assert shown.images[row].sum() == (true == names.index(name)).sum()
     assert (shown.shown, in_words(confusion(true, given, names))[0].split(" were")[1]) == (

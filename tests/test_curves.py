@@ -119,6 +119,7 @@ def test_bins_of_equal_mass_by_hand() -> None:
     assert [low.confidence, low.accuracy] == pytest.approx([0.3, 0.5])
     assert [middle.confidence, middle.accuracy] == pytest.approx([0.7, 0.5])
     assert [high.confidence, high.accuracy] == pytest.approx([0.95, 1.0])
+    assert (middle.lowest, middle.highest, high.lowest, high.highest) == (0.6, 0.8, 0.9, 1.0)
     error = calibration_error([low, middle, high])
     assert error == pytest.approx((0.2 + 0.2 + 0.05) / 3)
 

@@ -140,6 +140,15 @@ def test_what_the_truth_names_and_the_store_lacks_is_counted(store: Store, tmp_p
     assert evaluate(store, str(truth), threshold=0).unlabelled == 1
 
 
+def test_an_image_with_two_rows_counts_once_and_the_first_counts(
+    store: Store, tmp_path: Path
+) -> None:
+    before = measured(store, tmp_path)
+    table, part, held = rows_of(store)
+    store.write_part(table, f"{part}-again", held.slice(1, 1))
+    assert measured(store, tmp_path) == before
+
+
 def test_a_truth_of_none_but_unlabelled_images_is_refused(store: Store, tmp_path: Path) -> None:
     table, part, held = rows_of(store)
     store.write_part(table, part, held.slice(4, 1))  # the horse alone

@@ -224,6 +224,28 @@ def test_going_back_puts_a_run_in_force_as_it_was(store: Store) -> None:
     assert provenance(store, previous.table) == told
 
 
+def test_previous_is_the_last_one_in_force_whichever_was_made_last(store: Store) -> None:
+    """Of three runs the first two take turns; the third, made last, is previous only once."""
+    other, first = (run.table for run in states(store))
+    label_store(store, FIRST, abstain_below=0.5)
+    third = str(current_table(store))
+    now = datetime.now(UTC)
+    use_run(store, first.rpartition("/")[2], now=now + timedelta(seconds=1))
+    assert find_run(store, "previous") == third
+    use_run(store, other.rpartition("/")[2], now=now + timedelta(seconds=2))
+    assert find_run(store, "previous") == first
+    assert [run.table for run in label_runs(store)] == [other, first, third]
+
+
+def test_a_relabelling_with_old_labels_turns_to_them_anew(store: Store) -> None:
+    other, first = (run.table for run in states(store))
+    label_store(store, FIRST, abstain_below=0.5)
+    label_store(store, FIRST)  # made first of all, and in force now
+    label_store(store, OTHER)
+    assert current_table(store) == other
+    assert find_run(store, "previous") == first
+
+
 def test_a_run_that_does_not_cover_all_images_is_not_gone_back_to(store: Store) -> None:
     drop(store, "20240203T000000000000", 0, 1)
     label_store(store, OTHER)
@@ -331,6 +353,14 @@ def test_a_run_beside_itself_has_no_changes(eight: Store) -> None:
     diff = label_diff(eight, table, table)
     assert (diff.images, diff.same, diff.abstained_in_both) == (2, 1, 1)
     assert (diff.flows, diff.examples, diff.only_before) == ([], [], 0)
+
+
+def test_an_image_with_two_rows_counts_once(eight: Store) -> None:
+    before = labelled(eight, FIRST, [(f"{A}-0", "cat", 0.9), (f"{A}-1", "dog", 0.9)])
+    [part] = [p for p in eight.parts(before) if eight.rows(before, p)]
+    eight.write_part(before, f"{part}-again", eight.read_part(before, part))
+    diff = label_diff(eight, before, before)
+    assert (diff.images, diff.same, diff.only_before) == (2, 2, 0)
 
 
 def test_runs_without_a_common_image_or_provenance_are_compared_all_the_same(eight: Store) -> None:
