@@ -9,6 +9,7 @@ from flows.commands import Assignments, ConfigFile, Json, StoreFolder, Wait
 
 if TYPE_CHECKING:
     from flows.audit import AuditSummary, DrawSummary
+    from pipeline.labels.certify import Certificate
     from pipeline.labels.findings import Findings, Region
     from pipeline.labels.methods import Choice
 
@@ -119,8 +120,24 @@ def _show_audit(summary: "AuditSummary") -> None:
         )
     _show_calibration(found)
     _show_regions(found)
+    if found.known is not None:
+        _show_known(found.known)
     if summary.choice is not None:
         _show_choice(summary.choice)
+
+
+def _show_known(proven: "Certificate") -> None:
+    from flows.console import out, percent
+
+    if proven.threshold is None:
+        more = f"; some {proven.more} more answers may do" if proven.more else ""
+        out.print(f"no unknown_score is certified to tell the unknown{more}")
+        return
+    out.print(
+        f"of the {percent(proven.coverage)} of images with an unknown_score of "
+        f"{proven.threshold:.4f} and below, {proven.target:.0%} or more show one of the classes: "
+        f"labels.unknown_above = {proven.threshold:.4f} leaves the others without a label"
+    )
 
 
 def _show_choice(choice: "Choice") -> None:

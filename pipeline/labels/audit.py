@@ -51,6 +51,9 @@ class Evidence:
     right: Bools  # (n,)
     weights: Doubles  # (n,) images that each answer stands for now
     representative: Bools  # (n,) those that are as a plain random sample
+    image_unknown: Floats  # (N,) how unknown the images are
+    unknown: Floats  # (n,) how unknown the answered ones are
+    known: Bools  # (n,) whether one of the classes is right, whichever
 
 
 def draw_sample(
@@ -104,11 +107,11 @@ def draw_sample(
 
 
 def labelled_images(store: Store, run: LabelRun) -> pl.DataFrame:
-    """Return the images that may be drawn: image_id, path, label_shown, score, seen (since when).
+    """Return the images that may be drawn: image_id, path, label_shown, score, unknown_score, seen.
 
     An image below the bar may be: where the bar is put is what an audit is for.
     """
-    wanted = ["image_id", "score", "topk_labels", "reason"]
+    wanted = ["image_id", "score", "unknown_score", "topk_labels", "reason"]
     rows = store.read(run.table, wanted).unique("image_id", keep="first", maintain_order=True)
     by_bar = pl.col("reason").str.contains(r"^(score|confidence) below ").fill_null(True)
     rows = rows.filter(by_bar).with_columns(label_shown=pl.col("topk_labels").list.first())
@@ -118,7 +121,7 @@ def labelled_images(store: Store, run: LabelRun) -> pl.DataFrame:
         present_images(store)
         .join(rows, on="image_id", maintain_order="left")
         .join(first, on="image_id", how="left", maintain_order="left")
-        .select("image_id", "path", "label_shown", "score", "seen")
+        .select("image_id", "path", "label_shown", "score", "unknown_score", "seen")
     )
 
 
@@ -147,6 +150,9 @@ def gather(store: Store, run: LabelRun) -> Evidence:
         right=right,
         weights=weights[answered],
         representative=equally_likely(ids, weights[answered]),
+        image_unknown=images["unknown_score"].to_numpy()[weights > 0],
+        unknown=own["unknown_score"].to_numpy(),
+        known=(own["answer"] == LABEL).to_numpy(),
     )
 
 

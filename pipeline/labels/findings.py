@@ -1,6 +1,6 @@
 """Findings: what the answers say of the labels in force, as numbers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ from pipeline.labels.labelling import current_labels
 from pipeline.store import Store
 
 TARGETS = (0.9, 0.95, 0.99)
+KNOWN = 0.95  # of the images below a threshold of unknown_score are to show one of the classes
 _BIN_ANSWERS = 20  # at least
 
 
@@ -48,6 +49,7 @@ class Findings:
     ece_after: float | None  # of the confidence, by cross-validation
     ece_by_chance: float | None  # what a perfect confidence would show with so few answers
     regions: list[Region]
+    known: Certificate | None  # of the images with the least unknown_score; None: no answer yet
 
 
 def find(store: Store) -> Findings:
@@ -88,7 +90,20 @@ def find(store: Store) -> Findings:
         ece_after=after,
         ece_by_chance=chance,
         regions=[_region(evidence, calibration, target) for target in TARGETS] if some else [],
+        known=_known(evidence) if some else None,
     )
+
+
+def _known(evidence: Evidence) -> Certificate:
+    """Certify the largest region "unknown_score at most t" in which images show a class.
+
+    `certify` is asked for "score at least", hence the signs.
+    """
+    plain = evidence.representative
+    proven = certify(
+        -evidence.unknown[plain], evidence.known[plain], -evidence.image_unknown, KNOWN
+    )
+    return replace(proven, threshold=None if proven.threshold is None else -proven.threshold)
 
 
 def _region(evidence: Evidence, calibration: Calibration | None, target: float) -> Region:
