@@ -1,6 +1,7 @@
 """The benchmark of label quality: its tasks are what they say, its numbers are worked by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,13 @@ def test_an_open_vocabulary_holds_each_true_class_once() -> None:
     kin = {(CLASSES[row], asked.names[column]) for row, column in np.argwhere(right)}
     both = {("car", "Vehicle"), ("dog", "puppy"), ("boat", "Vehicle"), ("boat", "yacht")}
     assert kin == both | {(name, name) for name in CLASSES}
+
+
+def test_classes_of_one_set_are_told_apart_though_they_be_kin() -> None:
+    source = replace(pets(), classes=("car", "dog", "puppy", "yacht"))
+    asked, right = opened(source, embedded().words["many"])
+    assert asked.names.count("puppy") == 1
+    assert np.array_equal(right[:, :4], np.eye(4, dtype=np.bool_))
 
 
 def test_no_word_is_both_the_same_and_of_the_kin() -> None:

@@ -48,7 +48,6 @@ CIFAR_18 = tuple(
     )
 )
 ALL_WORDS = "the names of all sets"
-MOST = 250  # images of a class: the first by name
 _MAX_PIXELS = 100_000_000
 
 
