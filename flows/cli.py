@@ -5,7 +5,8 @@ import sys
 
 import typer
 
-from flows.commands import query, report, run, upkeep
+from flows.commands import labels, query, report, run, upkeep
+from flows.commands.audit import audit
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 app = typer.Typer(
@@ -18,10 +19,11 @@ app = typer.Typer(
 for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.train, run.serve),
     *(query.classify, query.search, query.predict),
-    *(report.evaluate, report.export, report.status),
+    *(report.evaluate, audit, report.export, report.status),
     *(upkeep.verify, upkeep.compact),
 ):
     app.command()(command)
+app.add_typer(labels.app)
 
 
 def main() -> None:

@@ -28,7 +28,8 @@ class Answered:
 def answer(config: Config, run: Run) -> Answered:
     """Bring the index up to the store, search the neighbours that are asked for, and label."""
     index: IndexSummary = run("index", stages.index, config)
-    store, asked = open_store(config.store), question(config)
+    store = open_store(config.store)
+    asked = question(config, store)
     if asked.refine.startswith("neighbours") and index.vectors >= FEWEST:
         table = neighbours_table(index.vectors)
         missing = uncovered(store.parts("embeddings"), store.parts(table))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
+from pipeline.labels.methods import chosen_method
 from pipeline.labels.question import Question
 from pipeline.store import Store
 
@@ -42,8 +43,8 @@ def label_set(config: Config) -> LabelSet:
     return load_label_set(config.labels.label_set, (template,) if template else ())
 
 
-def question(config: Config) -> Question:
-    """Return what the config asks of every image.
+def question(config: Config, store: Store) -> Question:
+    """Return what the config asks of every image of a store.
 
     Raises:
         InputError: the label set is bad, or lacks the reject prompts that are asked for.
@@ -58,7 +59,7 @@ def question(config: Config) -> Question:
         label_set=classes,
         top_k=wanted.top_k,
         abstain_below=wanted.abstain_below,
-        refine=wanted.refine,
+        refine=chosen_method(store, classes) if wanted.refine == "auto" else wanted.refine,
         unknown=wanted.unknown,
         unknown_above=wanted.unknown_above,
     )

@@ -159,20 +159,24 @@ def neighbours(config: Config) -> int:
 
 
 def label(config: Config) -> LabelSummary:
-    """Label what has no label of this label set yet."""
+    """Label what has no label of this label set yet, with the confidences that answers give."""
+    from pipeline.labels.audit import bring_up
     from pipeline.labels.labelling import label as label_store
 
-    store, asked = open_store(config.store), question(config)
+    store = open_store(config.store)
+    asked = question(config, store)
     near = None
     if asked.refine != "none":
         near = load_neighbourhood(store, search_index.load_index(store))
-    return label_store(
+    summary = label_store(
         store,
         asked,
         stored_label_vectors(config, store),
         near=near,
         on_progress=lambda images: listener.get().advance(images, 0),
     )
+    bring_up(store)
+    return summary
 
 
 def index(config: Config) -> search_index.IndexSummary:

@@ -4,6 +4,7 @@ from typing import Any
 
 from flows.resources import question
 from pipeline.config import Config
+from pipeline.labels.audit import is_stale as confidences_are_stale
 from pipeline.labels.labelling import current_table, missing_parts, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
@@ -18,11 +19,12 @@ def stale_stages(config: Config) -> list[str]:
         return ["embed", "label", "index", "select"]
     if identity is None or not store.parts("embeddings"):
         return []
-    stale = []
+    stale, asked = [], question(config, store)
     if not search_index.is_current(store):
         stale.append("index")
-    table = question(config).table_for(identity, search_index.indexed(store))
-    if current_table(store) != table or missing_parts(store, table):
+    table = asked.table_for(identity, search_index.indexed(store))
+    unlabelled = current_table(store) != table or missing_parts(store, table)
+    if unlabelled or confidences_are_stale(store, table, asked.label_set):
         stale.append("label")
     if stale or not selection.is_current(store, select_settings(config)):
         stale.append("select")

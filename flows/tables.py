@@ -6,6 +6,7 @@ import polars as pl
 
 from flows.console import out, percent, print_json, show, table
 from flows.drop import DropSummary
+from flows.evaluation import show_evaluation
 from flows.plan import Plan
 from flows.relabel import RelabelSummary
 from pipeline.catalog import current_files, present_images
@@ -14,7 +15,6 @@ from pipeline.opening import open_store
 from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
-    from pipeline.reports.evaluate import Evaluation
     from pipeline.reports.verify import VerifySummary
     from pipeline.training.train import TrainSummary
 
@@ -122,33 +122,6 @@ def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
     show(title, shown)
 
 
-def show_evaluation(evaluation: "Evaluation", *, as_json: bool) -> None:
-    """Show metrics against a truth, class by class."""
-    if as_json:
-        print_json(evaluation)
-        return
-    metrics = evaluation.metrics
-    columns = ("class", "images", "recall", "precision")
-    shown = table(*columns, right=columns[1:])
-    for entry in metrics.per_class:
-        if entry.images or entry.precision is not None:
-            cells = [str(entry.images), percent(entry.recall), percent(entry.precision)]
-            shown.add_row(entry.label, *cells)
-    show("Zero-shot labels against the truth", shown)
-    kind = "confidence" if evaluation.calibrated else "score"
-    out.print(
-        f"accuracy {percent(metrics.accuracy)} of {metrics.images} images, "
-        f"top-k {percent(metrics.top_k_accuracy)}, mean recall {percent(metrics.macro_recall)}\n"
-        f"at {kind} {metrics.threshold:g} and above: coverage {percent(metrics.coverage)}, "
-        f"accuracy {percent(metrics.accuracy_above)}"
-    )
-    if evaluation.unmatched or evaluation.contradictions:
-        out.print(
-            f"left out: {evaluation.unmatched} images whose true label is not in the label set, "
-            f"{evaluation.contradictions} with two true labels"
-        )
-
-
 def show_verification(summary: "VerifySummary", *, as_json: bool) -> None:
     """Show what was checked, and each fault with what was done about it."""
     if as_json:
@@ -181,10 +154,12 @@ def _show_labels(config: Config) -> None:
 
     store = open_store(config.store)
     run = current_labels(store)
-    labels = store.read(run.table, ["image_id", "label", "score"]).unique("image_id")
+    wanted = ["image_id", "label", "confidence", "calibrated"]
+    labels = store.read(run.table, wanted).unique("image_id")
     labels = labels.join(present_images(store), on="image_id", how="semi")
-    counts = labels.group_by("label").agg(pl.len().alias("n"), pl.col("score").mean())
-    shown = table("label", "images", "mean score", right=("images", "mean score"))
+    counts = labels.group_by("label").agg(pl.len().alias("n"), pl.col("confidence").mean())
+    mean = "mean confidence" if labels["calibrated"].all() else "mean score"
+    shown = table("label", "images", mean, right=("images", mean))
     for label, count, score in counts.sort("n", "label", descending=[True, False]).iter_rows():
         shown.add_row(label or "(abstained)", str(count), f"{score:.2f}")
     show("Labels", shown)

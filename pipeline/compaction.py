@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipeline.identity import digest
-from pipeline.parts import in_force, merged_name, origins, span
+from pipeline.parts import in_force, mark_of, marked, merged_name, origins, span
 from pipeline.store import Store, part_name
 
 DERIVED = ("labels/", "neighbours/")  # tables with a part for each part of `embeddings`
@@ -91,7 +91,12 @@ def _as_embeddings(store: Store, table: str) -> list[tuple[str, list[str]]]:
 
 def _merge(store: Store, table: str, name: str, members: list[str]) -> int:
     rows = pa.concat_tables([store.read_part(table, part) for part in in_force(members)])
-    if table.startswith(DERIVED):
+    if table.startswith("labels/"):
+        # Where a rewriting of these was interrupted, the merged part is rewritten whole.
+        marks = {mark_of(store.fingerprint(table, part) or "") for part in in_force(members)}
+        mark = marks.pop() if len(marks) == 1 else ""
+        made_of = marked(store.fingerprint("embeddings", name) or "", mark)
+    elif table.startswith(DERIVED):
         made_of = store.fingerprint("embeddings", name) or ""
     else:
         made_of = digest([store.fingerprint(table, part) for part in members])

@@ -70,15 +70,19 @@ class LabelsConfig(Section):
     label_set: str = Field(
         "labels.toml", min_length=1, description='a TOML file, or names: "dog,cat,car"'
     )
-    template: str = Field("", description='used for every label, such as "an eye with {}"')
+    template: str = Field(
+        "",
+        description='used for every label, such as "an eye with {}"; or a set: one | cifar | '
+        "imagenet",
+    )
     top_k: int = Field(5, ge=1, description="labels kept per image, likeliest first")
     abstain_below: float = Field(
         0.0, ge=0, le=1, description="an image whose confidence is lower gets no label, 0 to 1"
     )
-    refine: Literal["none", "neighbours", "neighbours-strong", "anchored"] = Field(
-        "neighbours",
-        description="none | neighbours (similar images vote, too; from 300 images on) | "
-        "neighbours-strong | anchored (only where all classes are there)",
+    refine: Literal["auto", "none", "neighbours", "neighbours-strong", "anchored"] = Field(
+        "auto",
+        description="auto (neighbours, or what an audit has chosen) | none | neighbours (similar "
+        "images vote, too; from 300 images on) | neighbours-strong | anchored (all classes there)",
     )
     unknown: Literal["cosine", "mcm", "energy", "reject"] = Field(
         "cosine",

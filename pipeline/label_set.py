@@ -1,6 +1,9 @@
-"""The classes a user wants: from names or a TOML file to prompts.
+"""The classes a user wants, from names or a TOML file, checked when made.
 
-A class is asked for by every template filled with its name and each of its aliases.
+A class is asked for by its own prompts where it has any, and else by every template filled with
+its name and each of its aliases (`clip/prompts.py`). Own prompts stand instead of the templates,
+not beside them: whoever writes "a crane, a wading bird" wants to be rid of "a photo of a crane.",
+and descriptions such as those of CuPL (Pratt et al. 2023) are meant to be used alone.
 Shapes: C classes, R reject prompts, D embedding dimensions.
 """
 
@@ -17,17 +20,20 @@ from pipeline.errors import InputError
 from pipeline.validation import explain, read_toml
 
 DEFAULT_TEMPLATE = "a photo of a {}."
+# They stay names here and in fingerprints: the last one lies in open_clip, which loads torch.
+TEMPLATE_SETS = ("one", "cifar", "imagenet")
 _ARTICLE = re.compile(r"^(a|an|the)\s+", re.IGNORECASE)
 _ARTICLE_BEFORE_SLOT = re.compile(r"\b(a|an|the) \{\}", re.IGNORECASE)
 
 
 class ClassSpec(BaseModel):
-    """One class: the name that becomes the label, and other words for it."""
+    """One class: the name that becomes the label, other words for it, and how to ask for it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     aliases: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()  # whole ones, used as they are, instead of the templates
 
     @field_validator("name", "aliases")
     @classmethod
@@ -37,6 +43,11 @@ class ClassSpec(BaseModel):
                 raise ValueError("a label must not be empty")
         return words
 
+    @field_validator("prompts")
+    @classmethod
+    def _whole_prompts(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
+        return _whole(prompts)
+
 
 class LabelSet(BaseModel):
     """Classes, templates and reject prompts, checked when made."""
@@ -44,16 +55,39 @@ class LabelSet(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _-]*$", max_length=64)  # a folder's
+    # Each is a template or the name of a set of them; a single one need not be a list.
     templates: tuple[str, ...] = Field((DEFAULT_TEMPLATE,), min_length=1)
     reject: tuple[str, ...] = ()  # whole prompts for "none of these"
-    multi_label: bool = False  # any number of classes may apply to an image
+    multi_label: bool = False  # each class is a question of its own: none, one or many are right
     classes: tuple[ClassSpec, ...]
+
+    @field_validator("templates", mode="before")
+    @classmethod
+    def _one_or_many(cls, given: object) -> object:
+        return (given,) if isinstance(given, str) else given
+
+    @field_validator("templates")
+    @classmethod
+    def _to_be_filled(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{}") != 1 and template not in TEMPLATE_SETS:
+                raise ValueError(
+                    f"template {template!r} must hold one {{}} for the label, or be the name of a "
+                    f"set: {', '.join(TEMPLATE_SETS)}"
+                )
+        return templates
+
+    @field_validator("reject")
+    @classmethod
+    def _whole_rejects(cls, reject: tuple[str, ...]) -> tuple[str, ...]:
+        return _whole(reject)
 
     @model_validator(mode="after")
     def _usable(self) -> "LabelSet":
-        if len(self.classes) < 2 - self.multi_label:
+        if len(self.classes) < (1 if self.multi_label else 2):
             have = f"only {self.classes[0].name!r}" if self.classes else "none"
-            raise ValueError(f"need at least 2 labels to choose between, got {have}")
+            need = "at least 1 label" if self.multi_label else "at least 2 labels to choose between"
+            raise ValueError(f"need {need}, got {have}")
         owner: dict[str, str] = {}
         for entry in self.classes:
             for word in (entry.name, *entry.aliases):
@@ -61,9 +95,6 @@ class LabelSet(BaseModel):
                 if key in owner:
                     raise ValueError(f"{word!r} stands twice ({owner[key]!r} and {entry.name!r})")
                 owner[key] = entry.name
-        for template in self.templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"template {template!r} must hold one {{}} for the label")
         return self
 
     @property
@@ -78,13 +109,6 @@ class LabelSet(BaseModel):
         Classes that do not compete are held against a photo of nothing in particular.
         """
         return self.reject or (("a photo.",) if self.multi_label else ())
-
-    def prompts(self) -> list[list[str]]:
-        """Return the prompts of each class, template by template."""
-        return [
-            [fill(template, word) for template in self.templates for word in (c.name, *c.aliases)]
-            for c in self.classes
-        ]
 
     def fingerprint(self) -> str:
         """Return 12 hex digits that change whenever a prompt or a label does."""
@@ -110,14 +134,33 @@ def normal_word(word: str) -> str:
     return " ".join(re.sub(r"[_\-]+", " ", folded).split())
 
 
-def fill(template: str, label: str) -> str:
+def without_article(label: str) -> str:
+    """Take a label's own article away.
+
+    >>> without_article("a red envelope"), without_article("another")
+    ('red envelope', 'another')
+    """
+    return _ARTICLE.sub("", label)
+
+
+def fill(template: str, label: str, *, bare: bool = False) -> str:
     """Put a label into a template; a label's own article replaces the template's.
+
+    Args:
+        template: with one {}.
+        label: what goes there.
+        bare: where the template has no article right before the {}, leave the label's own away.
 
     >>> fill("a photo of a {}.", "dog"), fill("a photo of a {}.", "a red envelope")
     ('a photo of a dog.', 'a photo of a red envelope.')
+    >>> fill("an eye with {}", "a lens"), fill("a photo of my {}.", "a lens", bare=True)
+    ('an eye with a lens', 'a photo of my lens.')
     """
     if _ARTICLE.match(label):
-        template = _ARTICLE_BEFORE_SLOT.sub("{}", template)
+        if _ARTICLE_BEFORE_SLOT.search(template):
+            template = _ARTICLE_BEFORE_SLOT.sub("{}", template)
+        elif bare:
+            label = without_article(label)
     return template.replace("{}", label)
 
 
@@ -126,7 +169,8 @@ def load_label_set(given: str, templates: tuple[str, ...] = ()) -> LabelSet:
 
     Args:
         given: a path that ends in ".toml", or "dog,cat,car".
-        templates: used instead of the label set's own when not empty.
+        templates: used instead of the label set's own when not empty; templates or names of sets.
+            Classes with prompts of their own keep these.
 
     Raises:
         InputError: too few labels, an empty or repeated one, a template without {}, a bad file.
@@ -146,3 +190,15 @@ def load_label_set(given: str, templates: tuple[str, ...] = ()) -> LabelSet:
         return LabelSet.model_validate(fields)
     except ValidationError as error:
         raise InputError(explain(error, where)) from error
+
+
+def _whole(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise ValueError unless all are prompts that can be used as they are."""
+    for prompt in prompts:
+        if not prompt.strip():
+            raise ValueError("a prompt must not be empty")
+        if "{}" in prompt:
+            raise ValueError(
+                f"prompt {prompt!r} would be used as it is; what holds {{}} belongs in templates"
+            )
+    return prompts

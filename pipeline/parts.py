@@ -197,3 +197,21 @@ def _number(part: str) -> int:
     if merged:
         return int(merged[3], 16)
     return int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "big")
+
+
+# -- fingerprints ------------------------------------------------------------------------------
+
+
+def marked(made_of: str, mark: str) -> str:
+    """Return a fingerprint with a mark of what was done to the rows afterwards; "": nothing.
+
+    >>> marked("1a2b", "c3"), mark_of("1a2b+c3"), marked("1a2b+c3", "")
+    ('1a2b+c3', 'c3', '1a2b')
+    """
+    origin = made_of.partition("+")[0]
+    return f"{origin}+{mark}" if mark else origin
+
+
+def mark_of(fingerprint: str) -> str:
+    """Return the mark in a fingerprint; empty when there is none."""
+    return fingerprint.partition("+")[2]

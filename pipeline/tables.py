@@ -79,6 +79,24 @@ SELECTIONS = pa.schema(
     ]
 )
 
+AUDITS = pa.schema(  # the last row of an image counts
+    [
+        ("image_id", pa.string()),
+        ("path", pa.string()),  # where it was seen when it was drawn
+        ("label_shown", pa.string()),  # the likeliest class when it was drawn
+        ("score", pa.float32()),  # of the label shown
+        ("stratum", pa.int32()),  # band of the score, 0: the highest
+        ("weight", pa.float64()),  # images that it stood for when it was drawn
+        ("round", pa.int32()),  # the draw that chose it, from 1 on
+        ("classes", pa.string()),  # digest of the class names that were to choose from
+        # label, none of these, cannot tell; null: drawn, and not answered yet
+        ("answer", pa.string()),
+        ("label_given", pa.string()),  # the true class; null unless the answer is a label
+        ("by", pa.string()),  # who answered, or the truth it was taken from
+        ("at", pa.timestamp("us", "UTC")),  # when it was drawn, or answered
+    ]
+)
+
 PREDICTIONS = pa.schema(
     [
         ("image_id", pa.string()),
@@ -112,6 +130,7 @@ def schema_of(table: str, dimension: int = 1) -> pa.Schema:
         "labels": LABELS,
         "neighbours": NEIGHBOURS,
         "selections": SELECTIONS,
+        "audits": AUDITS,
         "predictions": PREDICTIONS,
     }
     return embeddings(dimension) if kind == "embeddings" else fixed[kind]

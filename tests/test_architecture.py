@@ -28,7 +28,9 @@ HOMES = {
     "torchvision": ["pipeline.clip"],
     "open_clip": ["pipeline.clip"],
     "faiss": ["pipeline.search"],
-    "sklearn": ["pipeline.training"],
+    "sklearn": ["pipeline.training", "pipeline.labels.calibration"],
+    "matplotlib": ["pipeline.reports.plots"],
+    "jinja2": ["pipeline.reports"],
     "PIL": ["pipeline.images", "pipeline.clip", "pipeline.reports"],
     "pydantic": ["pipeline.config", "pipeline.label_set", "pipeline.validation", "flows.schedule"],
 }

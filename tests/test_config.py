@@ -31,6 +31,9 @@ label_set = 'dog,"cat"\\'
 template = "an eye with {}"
 top_k = 2
 abstain_below = 0.25
+refine = "anchored"
+unknown = "mcm"
+unknown_above = 0.5
 [train]
 every_run = false
 side_text = "file-name"

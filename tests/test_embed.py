@@ -40,6 +40,9 @@ class MeanColour(OneLane):
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         return unit_rows(np.ones((len(texts), 3)))
 
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        return [False] * len(texts)
+
 
 def paint(path: Path, colour: tuple[int, int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

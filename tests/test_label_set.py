@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.clip.prompts import prompts_of
 from pipeline.errors import InputError
 from pipeline.label_set import DEFAULT_TEMPLATE, LabelSet, fill, load_label_set, normal_word
 
@@ -30,7 +31,7 @@ def test_a_file_gives_every_prompt_of_every_class_in_order(tmp_path: Path) -> No
     assert animals.name == "animals"
     assert animals.names == ["dog", "T-Shirt"]
     assert animals.reject == ("a blank page",)
-    assert animals.prompts() == [
+    assert prompts_of(animals) == [
         [
             "a photo of a dog.",
             "a photo of a puppy.",
@@ -47,13 +48,36 @@ def test_names_with_commas_are_a_label_set_with_the_usual_template() -> None:
     inline = load_label_set(" dog , red envelope,猫")
     assert inline.names == ["dog", "red envelope", "猫"]
     assert inline.templates == (DEFAULT_TEMPLATE,)
-    assert inline.prompts()[2] == ["a photo of a 猫."]
+    assert prompts_of(inline)[2] == ["a photo of a 猫."]
 
 
 def test_templates_given_replace_those_of_the_file(tmp_path: Path) -> None:
     animals = load_label_set(written(tmp_path, ANIMALS), ("an eye with {}",))
-    assert animals.prompts()[1] == ["an eye with T-Shirt"]
-    assert load_label_set("x,y", ("{}!",)).prompts() == [["x!"], ["y!"]]
+    assert prompts_of(animals)[1] == ["an eye with T-Shirt"]
+    assert prompts_of(load_label_set("x,y", ("{}!",))) == [["x!"], ["y!"]]
+
+
+def test_a_class_with_prompts_of_its_own_is_asked_for_by_these_alone(tmp_path: Path) -> None:
+    own = ANIMALS.replace('"T-Shirt"', '"T-Shirt"\nprompts = ["a shirt, shaped as a T", "a tee"]')
+    for templates in ((), ("an eye with {}",)):
+        animals = load_label_set(written(tmp_path, own), templates)
+        assert prompts_of(animals)[1] == ["a shirt, shaped as a T", "a tee"]
+    assert prompts_of(animals)[0][0] == "an eye with dog"
+
+
+def test_a_single_template_need_not_be_a_list(tmp_path: Path) -> None:
+    file = written(tmp_path, 'templates = "the {}"\n' + TWO)
+    assert prompts_of(load_label_set(file)) == [["the dog"], ["the cat"]]
+
+
+def test_one_class_is_enough_where_labels_are_no_rivals(tmp_path: Path) -> None:
+    alone = '[[classes]]\nname = "dog"\n'
+    assert load_label_set(written(tmp_path, "multi_label = true\n" + alone)).multi_label
+    assert not load_label_set("dog,cat").multi_label
+    with pytest.raises(InputError, match="at least 2 labels"):
+        load_label_set(written(tmp_path, alone))
+    with pytest.raises(InputError, match="at least 1 label, got none"):
+        load_label_set(written(tmp_path, "multi_label = true\nclasses = []"))
 
 
 def test_a_file_without_a_name_is_named_after_itself(tmp_path: Path) -> None:
@@ -102,6 +126,11 @@ def test_index_of_finds_a_class_by_name_and_alias(tmp_path: Path) -> None:
 
 def test_the_fingerprint_changes_with_every_part_of_a_label_set(tmp_path: Path) -> None:
     edits = [("dog", "cat"), ("puppy", "pup"), ("outdoors", "at home"), ("blank", "black")]
+    edits += [
+        ('"T-Shirt"', '"T-Shirt"\nprompts = ["a tee"]'),
+        ("reject", "multi_label=true\nreject"),
+    ]
+    edits += [('"a photo of a {}."', '"cifar"')]
     texts = [ANIMALS, *(ANIMALS.replace(old, new) for old, new in edits)]
     prints = [load_label_set(written(tmp_path, text)).fingerprint() for text in texts]
     assert len(set(prints)) == len(texts)
@@ -146,7 +175,11 @@ TWO = '[[classes]]\nname = "dog"\n[[classes]]\nname = "cat"\n'
         ("templates = []\n" + TWO, r"templates = \[\]"),
         ('templates = ["a photo"]\n' + TWO, "template 'a photo' must hold one {}"),
         ('templates = ["{} {}"]\n' + TWO, "template '{} {}' must hold one {}"),
+        ('templates = "imagenette"\n' + TWO, "'imagenette' .* a set: one, cifar, imagenet"),
         ("reject = 'one'\n" + TWO, "reject = 'one'"),
+        ("reject = [' ']\n" + TWO, "a prompt must not be empty"),
+        (TWO + "prompts = ['']", r"classes\.1\.prompts = .*a prompt must not be empty"),
+        (TWO + "prompts = ['a {}']", "'a {}' would be used as it is; .* belongs in templates"),
     ],
 )
 def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, text: str, says: str) -> None:

@@ -73,7 +73,7 @@ def test_the_configs_are_valid() -> None:
     remote, config, label_set = (tomllib.loads(block) for block in blocks("toml"))
     assert make_config(remote).store == "s3://bucket/store"
     assert make_config(config).labels.abstain_below == 0.3
-    assert LabelSet.model_validate(label_set).names == ["dog", "cat"]
+    assert LabelSet.model_validate(label_set).names == ["dog", "crane"]
 
 
 def test_every_command_is_described() -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pipeline.arrays import Floats, unit_rows
-from pipeline.labels.scoring import Scores, score, top, vote
+from pipeline.labels.scoring import Scores, score
+from pipeline.labels.voting import top, vote
 from pipeline.tables import ABSTAIN
 
 EYE = np.eye(2, dtype=np.float32)

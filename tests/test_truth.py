@@ -100,6 +100,7 @@ def test_a_csv_names_images_by_path_name_or_id(
         f"red_envelope,,{image_id(b'd')},id",
         f"dog,{odd},,as the store writes it",
         "dog,elsewhere.jpg,,not in the store",
+        ",nowhere.jpg,,not in the store either",
     ]
     truth = from_csv(store, tmp_path, "\ufeff" + "\n".join(rows))
     assert letters(truth) == {
@@ -109,7 +110,7 @@ def test_a_csv_names_images_by_path_name_or_id(
         "d": "red envelope",
         "\xff": "dog",
     }
-    assert (truth.unmatched, truth.contradictions) == (0, 0)
+    assert (truth.unmatched, truth.contradictions, truth.absent) == (0, 0, 2)
 
 
 def test_a_relative_path_that_goes_up_is_understood(
@@ -138,6 +139,14 @@ def test_contradicting_and_unknown_labels_of_a_csv_are_counted(tmp_path: Path) -
     truth = from_csv(store, tmp_path, "\n".join([*rows, "c.jpg,puppy", "d.jpg,", "e.jpg"]))
     assert letters(truth) == {"c": "dog"}
     assert (truth.unmatched, truth.contradictions) == (3, 1)
+    assert truth.outside == {image_id(letter) for letter in (b"b", b"d", b"e")}
+
+
+def test_an_image_of_two_labels_is_a_contradiction_and_nothing_else(tmp_path: Path) -> None:
+    store = seen(tmp_path, "a.jpg", "b.jpg")
+    rows = ["path,label", "a.jpg,dog", "a.jpg,zebra", "a.jpg,t-shirt", "b.jpg,dog"]
+    truth = from_csv(store, tmp_path, "\n".join(rows))
+    assert (letters(truth), truth.unmatched, truth.contradictions) == ({"b": "dog"}, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,6 +158,7 @@ def test_contradicting_and_unknown_labels_of_a_csv_are_counted(tmp_path: Path) -
         (b"", r"has \[\]"),
         (b"path,label\na.jpg,d\xe9", "cannot be read as CSV: "),
         (b"path,label\nb.jpg,dog", "none of its labels belongs to an image of .*store"),
+        (b"path,label\nb.jpg,dog", r"\(1 of its rows name no image of the store\)"),
         (b"path,label\na.jpg,zebra", "none of its labels .* dog, T-Shirt, red envelope"),
     ],
 )

@@ -37,6 +37,7 @@ KINDS = [
     "cache/label-vectors/*.npz",
     "runs/*/summary.json",
     "runs/*/contact-sheet.png",
+    "labels/*/*/run.json",
 ]
 
 

@@ -29,11 +29,15 @@ Labels = Annotated[
     typer.Option("--labels", help='A label set (TOML), or names: "dog,cat,car".'),
 ]
 Template = Annotated[
-    str | None, typer.Option("--template", help='Prompt template, such as "an eye with {}".')
+    str | None,
+    typer.Option(
+        "--template",
+        help='Prompt template, such as "an eye with {}", or a set: one, cifar or imagenet.',
+    ),
 ]
 Refine = Annotated[
     str | None,
-    typer.Option("--refine", help="none, neighbours, neighbours-strong or anchored."),
+    typer.Option("--refine", help="auto, none, neighbours, neighbours-strong or anchored."),
 ]
 TopK = Annotated[int | None, typer.Option("--top-k", "-k", help="Answers per image.")]
 Assignments = Annotated[

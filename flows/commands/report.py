@@ -18,20 +18,29 @@ def evaluate(
         float | None,
         typer.Option("--threshold", help="For coverage [default: select.min_confidence]."),
     ] = None,
+    destination: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder for evaluation.json and the pictures.", metavar="FOLDER"
+        ),
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Compare the current labels with true ones."""
-    from flows import tables
+    """Compare the current labels with true ones; --out draws pictures of it."""
+    from flows.evaluation import show_evaluation
     from flows.settings import resolve
     from pipeline.opening import open_store
     from pipeline.reports.evaluate import evaluate as evaluate_store
+    from pipeline.reports.evaluate import write_evaluation
 
     given = {"store": store, "select.min_confidence": threshold}
     resolved = resolve(config, given, assignments)
     opened, bar = open_store(resolved.store), resolved.select.min_confidence
-    tables.show_evaluation(evaluate_store(opened, truth, threshold=bar), as_json=as_json)
+    evaluation = evaluate_store(opened, truth, threshold=bar)
+    written = write_evaluation(evaluation, destination) if destination else []
+    show_evaluation(evaluation, as_json=as_json, written=written)
 
 
 def export(

@@ -19,6 +19,7 @@ from torchvision.transforms import ToTensor
 from pipeline.arrays import Floats, Pixels, unit_rows
 from pipeline.clip.loading import LoadedModel, load_model
 from pipeline.clip.protocol import Lanes
+from pipeline.clip.tokens import cut, unknown
 from pipeline.clip.tower import ImageTower
 from pipeline.cores import cores
 from pipeline.errors import InputError
@@ -117,6 +118,14 @@ class Encoder:
         if not batches:
             return np.empty((0, self.identity.dimension), np.float32)
         return unit_rows(torch.cat(batches).float().cpu().numpy())
+
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Tell which of N texts are longer than what the model reads; False where unknown."""
+        return cut(self._tokenizer, texts)
+
+    def unknown(self, words: Sequence[str]) -> list[bool]:
+        """Tell of which words the tokenizer has no piece; False where it cannot be told."""
+        return unknown(self._tokenizer, words)
 
 
 def load_encoder(

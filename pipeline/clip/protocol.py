@@ -55,3 +55,6 @@ class ImageEncoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Turn N texts into (N, D), rows of unit length."""
+
+    def cut(self, texts: Sequence[str]) -> list[bool]:
+        """Tell which of N texts are longer than what the model reads; False where unknown."""

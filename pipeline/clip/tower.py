@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torchvision.transforms import Normalize
 
 from pipeline.arrays import Floats, Pixels
@@ -29,6 +30,7 @@ class ImageTower:
         self._std = torch.tensor(normalize.std, device=device).view(1, 3, 1, 1)
         self._model, self._device, self._dtype = model.to(device), device, dtype
         self._model.visual.to(dtype=dtype, memory_format=torch.channels_last)
+        spare_last_block(self._model.visual)
 
     def compile(self) -> None:
         """Have torch translate it at its next call."""
@@ -58,6 +60,33 @@ class ImageTower:
         )
         rows: Floats = features.float().cpu().numpy()
         return rows
+
+
+def spare_last_block(visual: Any) -> bool:
+    """Have a ViT that reads its answer off the class token compute nothing else in its last block.
+
+    Of the other tokens nobody looks at what comes out, so the answer is the same; of ViT-B-32's
+    work one part in 15 is spared.
+
+    Returns:
+        Whether this is such a model.
+    """
+    if not isinstance(visual, VisionTransformer):
+        return False
+    last = visual.transformer.resblocks[-1]
+    if not (
+        visual.pool_type == "tok"
+        and visual.attn_pool is None
+        and not visual.output_tokens
+        and isinstance(last, ResidualAttentionBlock)
+        and last.attn.batch_first
+    ):
+        return False
+    # Queries of the class token alone, keys and values of all; then an MLP of it alone. What the
+    # block adds to the others is the class token's: it is wrong for them, and dropped with them.
+    last.attn.register_forward_pre_hook(lambda _, given: (given[0][:, :1], *given[1:]))
+    last.ln_2.register_forward_pre_hook(lambda _, given: (given[0][:, :1],))
+    return True
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pipeline.arrays import Floats
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
-from pipeline.labels.scoring import scorer, vote
+from pipeline.labels.scoring import scorer
+from pipeline.labels.voting import vote
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,34 @@ to it only when it is whole.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.arrays import Halves
+from pipeline.arrays import Halves, Ints
 from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.confidence import held_calibration, mark, with_confidence
+from pipeline.labels.provenance import record
 from pipeline.labels.question import LabelRun, Question
+from pipeline.labels.refinement import METHODS, Method
 from pipeline.labels.refining import Neighbourhood, Refiner
 from pipeline.labels.rows import label_rows
 from pipeline.labels.scoring import scorer
 from pipeline.labels.streaming import stream_parts
-from pipeline.parts import uncovered
+from pipeline.parts import marked, uncovered
 from pipeline.repair import delete_orphans, orphans, record_lost
 from pipeline.store import Store
 from pipeline.tables import LABELS
 
 logger = logging.getLogger(__name__)
 
-_CURRENT = "labels/current.json"
+CURRENT = "labels/current.json"
 _SMALLER = "of_smaller_store"  # key: the table that answered this question before
 _BLOCK_BYTES = 1 << 20  # of scores at a time: every pass over them finds them in a core's cache
 _BLOCK_ROWS = 256  # at least, or a large label set is fetched from memory for few images
@@ -78,16 +81,49 @@ def label(
     written = []
     if parts:
         labeller = _Labeller(question, vectors, identity, near)
+        held = held_calibration(store, table)
+        calibration = held.calibration if held else None
 
         def write(part: str, tables: list[pa.Table]) -> tuple[int, int, int]:
             rows = pa.concat_tables([LABELS.empty_table(), *tables])
-            store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
+            if calibration:
+                bar = question.abstain_below
+                rows = with_confidence(rows, calibration, question.label_set, bar).cast(LABELS)
+            made_of = marked(store.fingerprint("embeddings", part) or "", mark(calibration))
+            store.write_part(table, part, rows, made_of)
             return len(rows), rows["label"].null_count, pc.sum(rows["flipped"]).as_py() or 0
 
         written = stream_parts(store, parts, labeller.rows, write, on_progress)
     _turn_to(store, LabelRun(**vars(question), table=table))
     labelled, abstained, flipped = (sum(counts) for counts in zip((0, 0, 0), *written, strict=True))
     return LabelSummary(table=table, labelled=labelled, abstained=abstained, flipped=flipped)
+
+
+def labels_by_method(
+    question: Question,
+    vectors: LabelVectors,
+    identity: EncoderIdentity,
+    near: Neighbourhood,
+    ids: Sequence[str],
+) -> dict[Method, Ints]:
+    """Return, for each way to refine, the likeliest class of some images by number.
+
+    Args:
+        question: what is asked; its own way does not matter.
+        vectors: the text vectors of its label set.
+        identity: of the encoder.
+        near: the images of the store.
+        ids: n of them.
+    """
+    several = question.label_set.multi_label
+    score = scorer(vectors, identity, multi_label=several)
+    images = near.vectors(near.rows_of(ids))
+    naive = score(images)
+    found: dict[Method, Ints] = {"none": naive.classes.argmax(axis=1)}
+    for method in METHODS:
+        if not (method == "anchored" and score.independent):
+            found[method] = Refiner(method, score, near)(ids, images, naive).classes.argmax(axis=1)
+    return found
 
 
 class _Labeller:
@@ -131,7 +167,7 @@ def missing_parts(store: Store, table: str) -> list[str]:
 
 def current_table(store: Store) -> str | None:
     """Return the table of the label run in force; None before the first."""
-    table = store.get_json(_CURRENT).get("table")
+    table = store.get_json(CURRENT).get("table")
     return None if table is None else str(table)
 
 
@@ -141,7 +177,7 @@ def current_labels(store: Store) -> LabelRun:
     Raises:
         InputError: the store has no labels yet.
     """
-    run = store.get_json(_CURRENT)
+    run = store.get_json(CURRENT)
     if not run:
         raise InputError(f"{store.location}: holds no labels yet; `pseudolabel run` makes them")
     run.pop(_SMALLER, None)
@@ -170,15 +206,19 @@ def recover_vectors(store: Store, *, now: datetime) -> None:
 def _turn_to(store: Store, run: LabelRun) -> None:
     """Put a label run in force; clear away what its like of a smaller store had superseded."""
     content = {**vars(run), "label_set": run.label_set.model_dump(mode="json")}
-    before = store.get_json(_CURRENT)
-    same = {key: value for key, value in before.items() if key not in ("table", _SMALLER)}
-    if same == {key: value for key, value in content.items() if key != "table"}:
-        if before["table"] == run.table:
-            return
+    before, now = store.get_json(CURRENT), datetime.now(UTC)
+    smaller = str(before.pop(_SMALLER, ""))
+    turned = before != content
+    if before and turned:  # else nobody would know any more what it was asked
+        record(store, before, turned=False, now=now)
+    record(store, content, turned=turned, now=now)
+    if not turned:
+        return
+    if {**before, "table": run.table} == content:
         # Readers may still be at the last one; the one before it has nobody left.
-        _delete_table(store, str(before.get(_SMALLER) or ""))
+        _delete_table(store, smaller)
         content[_SMALLER] = before["table"]
-    store.put_json(_CURRENT, content)
+    store.put_json(CURRENT, content)
 
 
 def _delete_table(store: Store, table: str) -> None:

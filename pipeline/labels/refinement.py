@@ -24,6 +24,7 @@ from pipeline.arrays import Bools, Floats
 
 Method = Literal["none", "neighbours", "neighbours-strong", "anchored"]
 
+METHODS: tuple[Method, ...] = ("neighbours", "neighbours-strong", "anchored")
 NEIGHBOURS = 10  # K
 FEWEST = 300  # images; of fewer the neighbours are too far to help
 _TEMPERATURE = 0.05  # of the softmax over neighbours' cosines

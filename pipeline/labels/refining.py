@@ -15,7 +15,8 @@ from pipeline.labels.refinement import FEWEST, NEIGHBOURS, Fit, Method, Near, fi
 from pipeline.labels.refinement import vote_together as together
 from pipeline.labels.scoring import Scorer, Scores
 
-_SAMPLE = 8192  # images that a fit looks at
+_SAMPLE, _SMALLEST_SAMPLE = 8192, 1024  # images that a fit looks at
+_SAMPLE_BYTES = 128 << 20  # of their neighbours' probabilities, at most
 _BLOCK = 512  # images whose neighbours are scored at a time
 
 
@@ -61,7 +62,8 @@ class Refiner:
         self.active = len(store) >= FEWEST
         self._fit: Fit | None = None
         if self.active and not score.independent:
-            rows = store.sample(_SAMPLE)
+            room = _SAMPLE_BYTES // (4 * NEIGHBOURS * score.width)
+            rows = store.sample(min(_SAMPLE, max(_SMALLEST_SAMPLE, room)))
             images = store.vectors(rows)
             probabilities = _table(score(images))
             near = self._near(rows) if method != "anchored" else None

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from pipeline.arrays import Floats, Ints
 from pipeline.label_set import LabelSet
-from pipeline.labels.scoring import Scores, Votes, vote
+from pipeline.labels.scoring import Scores
+from pipeline.labels.voting import Votes, vote
 from pipeline.tables import LABELS
 
 _APPLIES = 0.5  # a class that is likelier than not

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pipeline.catalog import current_files
@@ -18,6 +19,8 @@ class Truth:
     labels: dict[str, str]  # image id -> class name, as the label set writes it
     unmatched: int  # images in the truth's reach whose label is none of the label set
     contradictions: int  # images given two different labels; they are left out
+    absent: int = 0  # rows of a CSV file that name no image of the store
+    outside: frozenset[str] = frozenset()  # the images of `unmatched`
 
 
 def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
@@ -34,45 +37,58 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
         InputError: nothing there, a column is missing, or no image of the store is covered.
     """
     location = Path(given).expanduser()
+    absent = 0
     if location.is_dir() or is_url(given):
         said = _from_folders(store, given, label_set)
     elif location.is_file():
-        said = _from_csv(store, location)
+        said, absent = _from_csv(store, location)
     else:
         raise InputError(f"truth {given}: no such file or folder")
-    classes = label_set.index_of()
+    classes, names = label_set.index_of(), label_set.names
     labels: dict[str, str] = {}
     unmatched, contradicted = set(), set()
+
+    @cache
+    def index_of(word: str) -> int | None:
+        return classes.get(normal_word(word))
+
     for image_id, word in said:
-        index = classes.get(normal_word(word))
+        index = index_of(word)
         if index is None:
             unmatched.add(image_id)
-        elif labels.setdefault(image_id, label_set.names[index]) != label_set.names[index]:
+        elif labels.setdefault(image_id, names[index]) != names[index]:
             contradicted.add(image_id)
     for image_id in contradicted:
         del labels[image_id]
     if not labels:
         raise InputError(
             f"truth {given}: none of its labels belongs to an image of {store.location}: compare "
-            f"its paths, and its labels with {', '.join(label_set.names[:5])} ..."
+            f"its paths, and its labels with {', '.join(names[:5])} ..."
+            + (f" ({absent} of its rows name no image of the store)" if absent else "")
         )
-    return Truth(labels, len(unmatched - set(labels)), len(contradicted))
+    outside = frozenset(unmatched - set(labels) - contradicted)
+    return Truth(labels, len(outside), len(contradicted), absent, outside)
 
 
 def _from_folders(store: Store, folder: str, label_set: LabelSet) -> list[tuple[str, str]]:
     root, classes = folder if is_url(folder) else whole_path(folder), label_set.index_of()
     root = f"{root.rstrip('/')}/"
-    said = []
-    for path, image_id in _readable_files(store):
-        place = local_path(path)
-        if place.startswith(root):
-            parents = place.removeprefix(root).split("/")[:-1]
-            named = [part for part in reversed(parents) if normal_word(part) in classes]
-            said.append((image_id, named[0] if named else "/".join(parents)))
-    return said
+
+    @cache  # of each folder once, not of each image
+    def nearest_class(parents: str) -> str:
+        named = [part for part in reversed(parents.split("/")) if normal_word(part) in classes]
+        return named[0] if named else parents
+
+    places = ((local_path(path), image_id) for path, image_id in _readable_files(store))
+    return [
+        (image_id, nearest_class(place.removeprefix(root).rpartition("/")[0]))
+        for place, image_id in places
+        if place.startswith(root)
+    ]
 
 
-def _from_csv(store: Store, file: Path) -> list[tuple[str, str]]:
+def _from_csv(store: Store, file: Path) -> tuple[list[tuple[str, str]], int]:
+    """Return what is said of images of the store, and how many rows name none of them."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             reader = csv.DictReader(lines)
@@ -83,19 +99,26 @@ def _from_csv(store: Store, file: Path) -> list[tuple[str, str]]:
         raise InputError(
             f"truth {file}: needs the columns label and path (or image_id), has {list(columns)}"
         )
-    files = _readable_files(store)
+    asked = [(_keys(row), row["label"] or "") for row in rows]
+    wanted = {key for keys, _ in asked for key in keys}
     by_key: dict[str, set[str]] = {}
-    for path, image_id in files:
-        for key in {path, name_of(path), image_id}:
+    for path, image_id in _readable_files(store):
+        for key in {path, name_of(path), image_id} & wanted:
             by_key.setdefault(key, set()).add(image_id)
-    said = []
-    for row in rows:
-        keys = {row.get("image_id") or "", row.get("path") or ""} - {""}
-        if row.get("path"):
-            keys.add(path_text(whole_path(row["path"])))
+    said, absent = [], 0
+    for keys, label in asked:
         found = {image_id for key in keys for image_id in by_key.get(key, ())}
-        said += [(image_id, row["label"] or "") for image_id in found]
-    return said
+        said += [(image_id, label) for image_id in found]
+        absent += not found
+    return said, absent
+
+
+def _keys(row: dict[str, str | None]) -> set[str]:
+    """Return what a row of a CSV file calls its image: an id, a path as written, the whole path."""
+    keys = {row.get("image_id") or "", row.get("path") or ""} - {""}
+    if path := row.get("path"):
+        keys.add(path_text(whole_path(path)))
+    return keys
 
 
 def _readable_files(store: Store) -> list[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """A contact sheet: one row per class, its surest and least sure images, for a look at a glance."""
 
 import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -85,6 +86,11 @@ def pick_rows(
 
 def thumbnails(rows: list[Row], decode: Decode) -> dict[str, Image.Image]:
     """Return the images of the rows as squares by path; those that cannot be read are not there."""
+    return decoded([path for row in rows for path, _ in [*row.best, *row.worst]], decode)
+
+
+def decoded(paths: Iterable[str], decode: Decode) -> dict[str, Image.Image]:
+    """Return images by path, as `decode` makes them; those that cannot be read are not there."""
 
     def thumbnail(path: str) -> Picture | Refusal:
         try:
@@ -92,13 +98,13 @@ def thumbnails(rows: list[Row], decode: Decode) -> dict[str, Image.Image]:
         except OSError as error:
             return Refusal("unreadable", str(error))
 
-    paths = sorted({path for row in rows for path, _ in [*row.best, *row.worst]})
+    paths = sorted(set(paths))
     with ThreadPoolExecutor(_READERS, thread_name_prefix="thumbnail") as pool:
         made = dict(zip(paths, pool.map(thumbnail, paths), strict=True))
     refused = [f"{path}: {o.reason}" for path, o in made.items() if isinstance(o, Refusal)]
     if refused:
         logger.warning(
-            "%d images have no thumbnail on the contact sheet; the first: %s",
+            "%d images cannot be shown; the first: %s",
             len(refused),
             refused[0],
         )

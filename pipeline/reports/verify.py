@@ -24,7 +24,10 @@ from pipeline.vectors import iterate_vectors
 
 logger = logging.getLogger(__name__)
 Progress = Callable[[int], None]
-_TABLES = {"files", "embeddings", "side_info", "labels", "neighbours", "selections", "predictions"}
+_TABLES = {
+    *("files", "embeddings", "side_info", "labels", "neighbours"),
+    *("selections", "predictions", "audits"),
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.identity import digest
 from pipeline.label_set import LabelSet
-from pipeline.labels.scoring import top
+from pipeline.labels.voting import top
 from pipeline.store import Store
 from pipeline.tables import PREDICTIONS
 from pipeline.training.freshness import HEAD, head_fingerprint

@@ -8,6 +8,7 @@ import polars as pl
 
 from pipeline.catalog import present_images
 from pipeline.identity import digest
+from pipeline.labels.confidence import calibration_state
 from pipeline.labels.labelling import current_labels
 from pipeline.search.duplicates import near_duplicate_leaders
 from pipeline.search.index import SearchIndex, load_index
@@ -52,7 +53,7 @@ def select(
         InputError: the store has no labels or no index yet.
     """
     run = current_labels(store)
-    wanted = ["image_id", "label", "confidence", "reason"]
+    wanted = ["image_id", "label", "confidence", "calibrated", "reason"]
     labels = store.read(run.table, wanted).unique("image_id")
     images = present_images(store).join(labels, on="image_id", how="inner", maintain_order="left")
     rows = choose(
@@ -75,12 +76,17 @@ def select(
 
 
 def choose(
-    images: pl.DataFrame, *, min_confidence: float, max_per_class: int, valid_share: float
+    images: pl.DataFrame,
+    *,
+    min_confidence: float,
+    max_per_class: int,
+    valid_share: float,
 ) -> pl.DataFrame:
     """Decide for each image, given label, confidence, reason (of abstaining) and group.
 
     Args:
-        images: image_id, label, confidence, reason, and group, which near-duplicates share.
+        images: image_id, label, confidence, reason, and group, which near-duplicates share; with
+            `calibrated`, a reason says "score" where no audit made it a confidence.
         min_confidence: 0 to 1; at it is kept.
         max_per_class: the most confident ones stay.
         valid_share: share of the kept images that is held out for early stopping.
@@ -88,6 +94,8 @@ def choose(
     Returns:
         The columns of `tables.SELECTIONS`, best image first.
     """
+    known = "calibrated" not in images.columns or images["calibrated"].all()
+    measure = "confidence" if known else "score"
     own = pl.coalesce(pl.col("group").cast(pl.String), pl.col("image_id"))  # null is no group
     ranked = best_first(images.with_columns(group=own))
     twins = pl.len().over("group") > 1
@@ -99,7 +107,7 @@ def choose(
         pl.when(pl.col("label").is_null())
         .then(pl.concat_str(pl.lit("abstained: "), pl.col("reason").fill_null("no label")))
         .when(pl.col("confidence") < min_confidence)
-        .then(pl.lit(f"confidence below {min_confidence:g}"))
+        .then(pl.lit(f"{measure} below {min_confidence:g}"))
         .when(leader != pl.col("image_id"))
         .then(pl.concat_str(pl.lit("near-duplicate of "), leader))
         .when(place > max_per_class)
@@ -140,7 +148,10 @@ def split_of(image_id: str, valid_share: float) -> str:
 
 def selection_fingerprint(store: Store, settings: list[float]) -> str:
     """Return what the selection would be made of now."""
-    return digest([store.state("files", "embeddings", current_labels(store).table), settings])
+    table = current_labels(store).table
+    made_of = [store.state("files", "embeddings", table), settings]
+    calibration = calibration_state(store, table)
+    return digest([*made_of, calibration] if calibration else made_of)
 
 
 def is_current(store: Store, settings: list[float]) -> bool:
