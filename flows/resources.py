@@ -55,6 +55,11 @@ def question(config: Config, store: Store) -> Question:
             f'labels.unknown = "reject": label set {classes.name!r} has no reject prompts; '
             'give it some, such as reject = ["a photo of something else"]'
         )
+    if wanted.refine == "none" and classes.shares:
+        raise InputError(
+            f'label set {classes.name!r} gives counts, and labels.refine = "none" would not use '
+            "them: leave one of the two out"
+        )
     return Question(
         label_set=classes,
         top_k=wanted.top_k,

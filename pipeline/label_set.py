@@ -34,6 +34,7 @@ class ClassSpec(BaseModel):
     name: str
     aliases: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()  # whole ones, used as they are, instead of the templates
+    count: float | None = Field(None, gt=0, allow_inf_nan=False)  # images expected; of all, or none
 
     @field_validator("name", "aliases")
     @classmethod
@@ -88,6 +89,12 @@ class LabelSet(BaseModel):
             have = f"only {self.classes[0].name!r}" if self.classes else "none"
             need = "at least 1 label" if self.multi_label else "at least 2 labels to choose between"
             raise ValueError(f"need {need}, got {have}")
+        counted = sum(entry.count is not None for entry in self.classes)
+        if counted and (self.multi_label or counted < len(self.classes)):
+            raise ValueError(
+                "count: classes that compete have one each, or none has: "
+                f"{counted} of {len(self.classes)} have"
+            )
         owner: dict[str, str] = {}
         for entry in self.classes:
             for word in (entry.name, *entry.aliases):
@@ -101,6 +108,12 @@ class LabelSet(BaseModel):
     def names(self) -> list[str]:
         """The labels, in the order of their index."""
         return [entry.name for entry in self.classes]
+
+    @property
+    def shares(self) -> list[float] | None:
+        """What part of the images each class is expected to be; None where nobody said."""
+        counts = [entry.count for entry in self.classes if entry.count is not None]
+        return [count / sum(counts) for count in counts] or None
 
     @property
     def against(self) -> tuple[str, ...]:

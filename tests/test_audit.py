@@ -116,6 +116,30 @@ def test_answers_make_confidences_of_all_rows_and_of_those_that_come_later(store
     assert not bring_up(store)
 
 
+def test_an_unknown_score_is_certified_where_the_unknown_lie_above_it(tmp_path: Path) -> None:
+    """The unknown lie beyond a cosine of 0.5; a label may be wrong and still show a class."""
+    store = create_store(str(tmp_path / "s"))
+    store.claim(IDENTITY)
+    add_images(store, "20240101T000000000000-00000", 900, 1)
+    ask(store)
+    images = draw_sample(store, size=300, seed=0, now=LATER).images
+    given = [
+        Given(image_id, *(("none of these", None) if unknown > 0.5 else ("label", "north")))
+        for image_id, unknown in images.select("image_id", "unknown_score").iter_rows()
+    ]
+    record_answers(store, current_labels(store).label_set, given, by="me", now=LATER)
+    bring_up(store)
+    known = find(store).known
+    assert known is not None and known.threshold is not None
+    assert (known.target, known.proven is not None) == (0.95, True)
+    everyone = store.read(current_labels(store).table, ["unknown_score", "reason"])
+    asked = everyone.filter(~pl.col("reason").str.starts_with("reject").fill_null(False))
+    below = asked.filter(pl.col("unknown_score") <= known.threshold)
+    assert known.coverage == pytest.approx(len(below) / len(asked))
+    assert (below["unknown_score"].to_numpy() <= 0.5).mean() >= 0.95  # the promise, kept
+    assert known.threshold > 0.4  # and not by far too little
+
+
 def test_a_label_that_its_confidence_does_not_bear_out_is_taken_back(store: Store) -> None:
     rows = store.read_part(current_labels(store).table, store.parts(current_labels(store).table)[0])
     half = Calibration(slope=0, intercept=0)

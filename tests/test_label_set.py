@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.clip.prompts import prompts_of
 from pipeline.errors import InputError
 from pipeline.label_set import DEFAULT_TEMPLATE, LabelSet, fill, load_label_set, normal_word
+from tests.helpers import label_set
 
 ANIMALS = """
 name = "animals"
@@ -202,3 +204,16 @@ def test_a_label_set_cannot_change_once_made() -> None:
     with pytest.raises(ValueError, match="frozen"):
         animals.name = "other"  # type: ignore[misc]
     assert LabelSet.model_validate(animals.model_dump()) == animals
+
+
+def test_counts_are_shares_of_all_or_nobody() -> None:
+    counted = {"name": "x", "classes": [{"name": "a", "count": 30}, {"name": "b", "count": 10}]}
+    assert LabelSet.model_validate(counted).shares == [0.75, 0.25]
+    assert label_set("a", "b").shares is None
+    some = {"name": "x", "classes": [{"name": "a", "count": 30}, {"name": "b"}]}
+    for wrong in (some, {**counted, "multi_label": True}):
+        with pytest.raises(ValidationError, match="have one each, or none has"):
+            LabelSet.model_validate(wrong)
+    for number in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ValidationError, match="count"):
+            LabelSet.model_validate({"name": "x", "classes": [{"name": "a", "count": number}]})

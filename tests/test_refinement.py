@@ -144,6 +144,31 @@ def test_a_class_nobody_shows_stays_at_its_text() -> None:
     assert (refined.argmax(axis=1) == true[there]).mean() >= before
 
 
+def test_given_shares_are_met_as_by_sinkhorn() -> None:
+    images, texts, _ = clusters()
+    naive = score(images, texts, scale=10.0).classes
+    shares = [0.4, 0.3, 0.15, 0.1, 0.05]
+    scaled = naive.astype(np.float64)
+    for _ in range(2000):  # columns to their shares, rows to 1, in turn
+        scaled *= np.array(shares) * N / scaled.sum(axis=0)
+        scaled /= scaled.sum(axis=1, keepdims=True)
+    near = near_of(images, naive)
+    found = fit("neighbours-strong", naive, images, texts, near, shares)
+    assert found.prior(naive, images) == pytest.approx(scaled, abs=2e-3)
+    assert found.prior(naive, images).mean(axis=0) == pytest.approx(np.array(shares), rel=2e-3)
+
+
+def test_reject_prompts_keep_what_falls_to_them() -> None:
+    images, texts, _ = clusters()
+    naive = score(images, texts, scale=10.0).classes  # the last column is a reject prompt now
+    shares = [0.4, 0.3, 0.2, 0.1]
+    near = near_of(images, naive)
+    prior = fit("neighbours", naive, images, texts, near, shares).prior(naive, images)
+    mean = prior.mean(axis=0)
+    assert mean[:4] / mean[:4].sum() == pytest.approx(np.array(shares), rel=3e-3)
+    assert 0.02 < mean[4] < 0.5
+
+
 def test_two_images_worked_by_hand() -> None:
     # One neighbour each; the second has none at all, and keeps what it had.
     own = np.array([[0.8, 0.2], [0.4, 0.6]], np.float32)

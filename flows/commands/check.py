@@ -2,8 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import polars as pl
 import typer
 
 from flows.commands import (
@@ -51,6 +53,10 @@ def check(
     model: Model = None,
     template: Template = None,
     device: Device = None,
+    matrix: Annotated[
+        Path | None,
+        typer.Option("--matrix", help="A CSV file for the cosines of all labels with all."),
+    ] = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -76,7 +82,7 @@ def check(
     opened = _store(resolved, must_exist=store is not None)
     asked = _label_set(resolved, opened)
     with progress_shown("load"):
-        checked = _check(resolved, asked, opened)
+        checked = _check(resolved, asked, opened, matrix)
     if as_json:
         print_json(checked)
     else:
@@ -105,7 +111,9 @@ def _label_set(config: "Config", store: "Store | None") -> "LabelSet":
     return LabelSet.model_validate(held)
 
 
-def _check(config: "Config", asked: "LabelSet", store: "Store | None") -> Checked:
+def _check(
+    config: "Config", asked: "LabelSet", store: "Store | None", matrix: Path | None
+) -> Checked:
     from flows import resources
     from flows.progress import listener
     from pipeline.clip.prompts import prompts_of
@@ -118,6 +126,10 @@ def _check(config: "Config", asked: "LabelSet", store: "Store | None") -> Checke
         store.require(encoder.identity)
     listener.get().stage("embed labels")
     vectors = _vectors(asked, encoder, store)
+    if matrix is not None:
+        cosines = vectors.classes @ vectors.classes.T
+        columns = dict(zip(asked.names, cosines.T, strict=True))
+        pl.DataFrame({"": asked.names, **columns}).write_csv(matrix, float_precision=4)
     findings = [*check_label_set(asked, vectors.classes), *_prompt_findings(asked, encoder)]
     images = None
     if store is not None:

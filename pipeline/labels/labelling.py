@@ -122,7 +122,8 @@ def labels_by_method(
     found: dict[Method, Ints] = {"none": naive.classes.argmax(axis=1)}
     for method in METHODS:
         if not (method == "anchored" and score.independent):
-            found[method] = Refiner(method, score, near)(ids, images, naive).classes.argmax(axis=1)
+            refine = Refiner(method, score, near, question.label_set.shares)
+            found[method] = refine(ids, images, naive).classes.argmax(axis=1)
     return found
 
 
@@ -143,7 +144,10 @@ class _Labeller:
             unknown=question.unknown,
             multi_label=question.label_set.multi_label,
         )
-        self._refine = Refiner(question.refine, self._score, near) if near is not None else None
+        self._refine = None
+        if near is not None:
+            shares = question.label_set.shares
+            self._refine = Refiner(question.refine, self._score, near, shares)
         self._block = max(_BLOCK_ROWS, _BLOCK_BYTES // (4 * self._score.width))
 
     def rows(self, ids: pa.Array, vectors: Halves) -> pa.Table:

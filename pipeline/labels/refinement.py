@@ -14,6 +14,7 @@ Plain NumPy. Shapes: N images, K neighbours, D embedding dimensions, W columns: 
 prompts. Probabilities are those of `scoring.Scores`, side by side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,6 +34,7 @@ _DAMPING = 0.5  # of hubs, at most
 _PRIOR_IMAGES = 10.0  # that a class's text counts for
 _LIKELIHOOD = 1 / 50  # tempers the Gaussians (TransCLIP); untempered they are sure of everything
 _ROUNDS = 10
+_SCALINGS, _CLOSE = 200, 1e-3  # at most; relative to a share
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -77,7 +79,12 @@ class Fit:
 
 
 def fit(
-    method: Method, probabilities: Floats, images: Floats, texts: Floats, near: Near | None
+    method: Method,
+    probabilities: Floats,
+    images: Floats,
+    texts: Floats,
+    near: Near | None,
+    shares: Sequence[float] | None = None,
 ) -> Fit:
     """Learn from a sample of a store's images, or from all of them.
 
@@ -87,13 +94,16 @@ def fit(
         images: (N, D), rows of unit length.
         texts: (W, D), rows of unit length.
         near: the neighbours of these images; None: `anchored` needs none.
+        shares: of the classes among all images, above 0, summing to 1; None: not known.
     """
     width = probabilities.shape[1]
     offset = np.zeros(width, np.float32)
     linear = None
-    if method == "neighbours":
+    if shares is not None:
+        offset = _towards(probabilities, shares)
+    elif method == "neighbours":
         offset = _damping(probabilities)
-    elif method == "anchored":
+    if method == "anchored":
         linear = _gaussians(probabilities, images, texts)
     found = Fit(offset, linear, power=1.0)
     refined = vote_together(method, found, probabilities, images, near)
@@ -156,6 +166,24 @@ def _damping(probabilities: Floats) -> Floats:
     lead = _logs(probabilities).mean(axis=0, dtype=np.float64)
     offset: Floats = (_DAMPING * evenness**3 * (lead - lead.mean())).astype(np.float32)
     return offset
+
+
+def _towards(probabilities: Floats, shares: Sequence[float]) -> Floats:
+    """Return what to take off each class's logarithm so that the mean probabilities are its share.
+
+    Sinkhorn's scaling towards a marginal that the user gives (OTTER, Shin et al., NeurIPS 2024,
+    2404.08461). What falls to reject prompts is left to them.
+    """
+    wanted, logs = np.asarray(shares), _logs(probabilities).astype(np.float64)
+    offset = np.zeros(probabilities.shape[1])
+    for _ in range(_SCALINGS):
+        mean = _softmax(logs - offset).mean(axis=0)[: len(wanted)]
+        step = np.log(np.maximum(mean, _TINY) / (wanted * mean.sum()))
+        offset[: len(wanted)] += step
+        if np.abs(step).max() < _CLOSE:
+            break
+    found: Floats = offset.astype(np.float32)
+    return found
 
 
 def _gaussians(probabilities: Floats, images: Floats, texts: Floats) -> tuple[Floats, Floats]:

@@ -42,17 +42,28 @@ class Neighbourhood(Protocol):
 class Refiner:
     """One method, fitted to a store, for a scorer's scores. May be called by many threads."""
 
-    def __init__(self, method: Method, score: Scorer, store: Neighbourhood) -> None:
+    def __init__(
+        self,
+        method: Method,
+        score: Scorer,
+        store: Neighbourhood,
+        shares: Sequence[float] | None = None,
+    ) -> None:
         """Fit the method to a sample of the store.
 
         Args:
             method: not "none".
             score: of the label set.
             store: its images; of fewer than 300 scores stay as they are.
+            shares: of the classes among them, where the user knows.
 
         Raises:
             InputError: the method needs a softmax, and the scores are of another kind.
         """
+        if shares is not None and score.independent:
+            raise InputError(
+                "count: this is a sigmoid model, whose classes do not compete: leave counts out"
+            )
         if method == "anchored" and score.independent:
             raise InputError(
                 'labels.refine "anchored" needs classes that compete (a softmax): for sigmoid '
@@ -67,7 +78,7 @@ class Refiner:
             images = store.vectors(rows)
             probabilities = _table(score(images))
             near = self._near(rows) if method != "anchored" else None
-            self._fit = fit(method, probabilities, images, score.texts, near)
+            self._fit = fit(method, probabilities, images, score.texts, near, shares)
 
     def __call__(self, ids: Sequence[str], images: Floats, naive: Scores) -> Scores:
         """Return the refined scores of (n, D) images; how unknown they are stays as it was."""
