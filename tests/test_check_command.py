@@ -48,6 +48,16 @@ def test_a_user_learns_to_write_a_red_envelope_as_one_label(command: Command) ->
     assert not list(Path.cwd().iterdir())
 
 
+def test_all_cosines_are_written_where_they_are_asked_for(command: Command) -> None:  # noqa: F811
+    asked = ("labels", "check", "banana,dog,puppy", "--model", TINY, "--matrix", "cosines.csv")
+    assert command(*asked).code == 0
+    lines = [line.split(",") for line in Path("cosines.csv").read_text().splitlines()]
+    assert [line[0] for line in lines] == ["label", "banana", "dog", "puppy"] == lines[0]
+    table = [[float(cell) for cell in line[1:]] for line in lines[1:]]
+    assert [table[row][row] for row in range(3)] == [1, 1, 1]
+    assert table[0][1] == table[1][0] < table[1][2] == table[2][1] < 1
+
+
 def test_prompts_that_are_cut_are_told_and_warned_of(
     command: Command,  # noqa: F811
     caplog: pytest.LogCaptureFixture,

@@ -129,7 +129,7 @@ def _check(
     if matrix is not None:
         cosines = vectors.classes @ vectors.classes.T
         columns = dict(zip(asked.names, cosines.T, strict=True))
-        pl.DataFrame({"": asked.names, **columns}).write_csv(matrix, float_precision=4)
+        pl.DataFrame({"label": asked.names, **columns}).write_csv(matrix, float_precision=4)
     findings = [*check_label_set(asked, vectors.classes), *_prompt_findings(asked, encoder)]
     images = None
     if store is not None:

@@ -7,8 +7,6 @@ difference is clear, so what choosing adds to their estimate is little.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from scipy.stats import binomtest
-
 from pipeline.arrays import Bools
 from pipeline.label_set import LabelSet
 from pipeline.labels.answers import table_of
@@ -50,6 +48,8 @@ def choose(right: Mapping[Method, Bools]) -> Choice:
     >>> choose({"neighbours-strong": usual, "none": other}).method  # 9 gained, none lost: p = 0.004
     'none'
     """
+    from scipy.stats import binomtest  # half a second, which a run with nothing new need not spend
+
     usual = right[USUAL]
     compared = []
     for method, theirs in right.items():
