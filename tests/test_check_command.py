@@ -52,7 +52,7 @@ def test_all_cosines_are_written_where_they_are_asked_for(command: Command) -> N
     asked = ("labels", "check", "banana,dog,puppy", "--model", TINY, "--matrix", "cosines.csv")
     assert command(*asked).code == 0
     lines = [line.split(",") for line in Path("cosines.csv").read_text().splitlines()]
-    assert [line[0] for line in lines] == ["label", "banana", "dog", "puppy"] == lines[0]
+    assert [line[0] for line in lines] == ["", "banana", "dog", "puppy"] == lines[0]
     table = [[float(cell) for cell in line[1:]] for line in lines[1:]]
     assert [table[row][row] for row in range(3)] == [1, 1, 1]
     assert table[0][1] == table[1][0] < table[1][2] == table[2][1] < 1

@@ -1,11 +1,11 @@
 """`pseudolabel labels check`: what in a label set will label badly, and what to do about it."""
 
+import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import polars as pl
 import typer
 
 from flows.commands import (
@@ -128,8 +128,11 @@ def _check(
     vectors = _vectors(asked, encoder, store)
     if matrix is not None:
         cosines = vectors.classes @ vectors.classes.T
-        columns = dict(zip(asked.names, cosines.T, strict=True))
-        pl.DataFrame({"label": asked.names, **columns}).write_csv(matrix, float_precision=4)
+        with matrix.open("w", newline="", encoding="utf-8") as file:
+            lines = csv.writer(file)
+            lines.writerow(["", *asked.names])
+            for name, row in zip(asked.names, cosines, strict=True):
+                lines.writerow([name, *(f"{cosine:.4f}" for cosine in row)])
     findings = [*check_label_set(asked, vectors.classes), *_prompt_findings(asked, encoder)]
     images = None
     if store is not None:
