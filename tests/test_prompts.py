@@ -185,7 +185,7 @@ def test_named_sets_load_no_torch_until_they_are_embedded(tmp_path: Path) -> Non
     code = """
 import sys, json
 from pipeline.label_set import load_label_set
-from pipeline.labels.labelling import run_table
+from pipeline.labels.question import Question
 from pipeline.clip.prompts import held_label_vectors
 from pipeline.opening import create_store
 from tests.helpers import IDENTITY
@@ -193,7 +193,7 @@ asked = load_label_set("dog,cat", ("imagenet",))
 store = create_store(sys.argv[1])
 store.claim(IDENTITY)
 assert held_label_vectors(store, asked) is None
-table = run_table(IDENTITY, asked, top_k=5, abstain_below=0)
+table = Question(label_set=asked, top_k=5, abstain_below=0).table_for(IDENTITY)
 print(json.dumps([asked.templates, "torch" in sys.modules, "open_clip" in sys.modules]))
 """
     run = subprocess.run(
