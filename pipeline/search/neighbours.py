@@ -23,7 +23,7 @@ from pipeline.store import Store
 from pipeline.tables import NEIGHBOURS as SCHEMA
 
 _BLOCK = 2048  # queries at a time
-_EXACT_PRODUCTS = 1e10  # queries x images; more are searched in cells
+_EXACT_PRODUCTS = 1e9  # queries x images, some 20 s; more are searched in cells
 _ROUNDING = 1e-6  # of a cosine, added up from the one end or the other
 _PROBES = 32  # cells of some 1,000 to 2,000 that are looked at for an image
 
