@@ -17,14 +17,20 @@ class StoreError(PseudolabelError):
     """The store itself is damaged or of another format (exit code 1)."""
 
 
+# What people said is in no other file of the store.
+ANSWERED_AGAIN = "`pseudolabel audit --answers FILE`, or --truth"
+
+
 class DamagedFileError(StoreError):
     """A file of the store is not as it was written: cut short, or a bit flipped."""
 
     def __init__(self, location: str, name: str, why: str) -> None:
         """Name the store, the file in it and what is wrong with it."""
+        then = "the next `pseudolabel run` makes it again"
+        if name.startswith("audits/"):
+            then = f"then take the answers again that it held: {ANSWERED_AGAIN}"
         super().__init__(
-            f"{location}: {name} is damaged ({why}). `pseudolabel verify` sets it aside, and the "
-            "next `pseudolabel run` makes it again"
+            f"{location}: {name} is damaged ({why}). `pseudolabel verify` sets it aside, and {then}"
         )
         self.location, self.name, self.why = location, name, why
 

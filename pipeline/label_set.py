@@ -91,10 +91,9 @@ class LabelSet(BaseModel):
             raise ValueError(f"need {need}, got {have}")
         counted = sum(entry.count is not None for entry in self.classes)
         if counted and (self.multi_label or counted < len(self.classes)):
-            raise ValueError(
-                "count: classes that compete have one each, or none has: "
-                f"{counted} of {len(self.classes)} have"
-            )
+            rival = "multi_label classes have none, for they do not compete: "
+            rule = rival if self.multi_label else "every class has one, or none has: "
+            raise ValueError(f"count: {rule}{counted} of {len(self.classes)} have")
         owner: dict[str, str] = {}
         for entry in self.classes:
             for word in (entry.name, *entry.aliases):

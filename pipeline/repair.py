@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from pipeline.errors import DamagedFileError
+from pipeline.errors import ANSWERED_AGAIN, DamagedFileError
 from pipeline.parts import span
 from pipeline.runs import new_run_id
 from pipeline.store import FORMAT, IDENTITY, STORE, Store, part_name
@@ -56,7 +56,8 @@ def set_aside(store: Store, name: str, *, now: datetime) -> str:
     together = store.folder.names(table) if table.startswith("models/") else [file]
     for each in (f"{table}/{other}" for other in together):
         _move(store, each, f"{place}/{each}")
-    return f"moved to {place}/{name}"
+    lost = f"; take its answers again: {ANSWERED_AGAIN}" if table.startswith("audits/") else ""
+    return f"moved to {place}/{name}{lost}"
 
 
 def restored_identity(store: Store) -> dict[str, object]:

@@ -406,3 +406,21 @@ def test_a_file_that_is_no_sheet_is_refused(
         file.write_text(content)
     with pytest.raises(InputError, match=says):
         read_answers(file, last_rows(store, CLASSES), CLASSES)
+
+
+@pytest.mark.parametrize("word", ["Right", "none of these", "cannot_tell"])
+def test_a_class_that_is_called_as_an_answer_is_refused(store: Store, word: str) -> None:
+    ask(store, label_set("east", word, "north"))
+    with pytest.raises(InputError, match="is an answer of an audit and cannot be a label"):
+        draw_sample(store, size=5, seed=0, now=LATER)
+
+
+def test_lost_answers_are_called_lost_and_not_made_again(store: Store) -> None:
+    answer(store, 60, LATER)
+    table = f"audits/{CLASSES.name}"
+    name = f"{table}/{store.parts(table)[-1]}.parquet"
+    error = store.damaged(name, "a bit")
+    assert "take the answers again" in str(error) and "makes it again" not in str(error)
+    assert "take its answers again: `pseudolabel audit --answers" in set_aside(
+        store, name, now=LATER
+    )

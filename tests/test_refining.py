@@ -10,6 +10,7 @@ from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import LabelSummary, current_labels, label
+from pipeline.labels.provenance import provenance
 from pipeline.labels.question import Question
 from pipeline.labels.refinement import Method, Near, fit, vote_together
 from pipeline.labels.scoring import score
@@ -92,6 +93,11 @@ def test_fewer_than_300_images_stay_as_the_model_sees_them(tmp_path: Path) -> No
     assert summary.flipped == 0
     assert rows["label"].to_list() == rows["naive_label"].to_list()
     assert rows["score"].to_list() == rows["naive_score"].to_list()
+    told = provenance(store, summary.table)
+    assert told is not None and told.method == "none"  # not what was asked, but what was done
+    take(store, SECOND, crowd(1, seed=1))
+    enough = provenance(store, answer(store).table)
+    assert enough is not None and enough.method == "neighbours"
 
 
 def test_a_drop_is_refined_against_the_store_which_stays_as_it_is(tmp_path: Path) -> None:

@@ -209,7 +209,7 @@ def _proof(region: "Region") -> str:
             f"{proven.errors} of {proven.answers} wrong at score {proven.threshold:.4f} and above"
         )
     if proven.more is None:
-        return "nothing to be certified: even the surest labels are wrong too often"
+        return "nothing can be certified: too many of the surest answered so far are wrong"
     return f"nothing can be certified yet: some {proven.more} more answers may do"
 
 

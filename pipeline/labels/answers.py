@@ -40,6 +40,20 @@ class Given:
     label: str | None  # the true class, where the answer is LABEL
 
 
+def require_no_answers(label_set: LabelSet) -> None:
+    """Refuse classes whose name or alias is a word that answers are given in.
+
+    Raises:
+        InputError: there is one: nobody could tell which of the two was meant.
+    """
+    for word in label_set.index_of():
+        if word in _WORDS or word in _RIGHT:
+            raise InputError(
+                f"label set {label_set.name!r}: {word!r} is an answer of an audit and cannot be a "
+                "label of it, too: give the class another name"
+            )
+
+
 def table_of(label_set: LabelSet) -> str:
     """Return the name of the table that holds the answers about a label set."""
     return f"audits/{label_set.name}"

@@ -15,7 +15,15 @@ from pipeline.arrays import Bools, Doubles, Floats
 from pipeline.catalog import present_images
 from pipeline.errors import InputError
 from pipeline.label_set import LabelSet
-from pipeline.labels.answers import LABEL, NONE, all_rows, answers_state, last_rows, record_draw
+from pipeline.labels.answers import (
+    LABEL,
+    NONE,
+    all_rows,
+    answers_state,
+    last_rows,
+    record_draw,
+    require_no_answers,
+)
 from pipeline.labels.calibration import Fit, fit
 from pipeline.labels.confidence import (
     Held,
@@ -71,9 +79,10 @@ def draw_sample(
         among: only these image ids; all when None.
 
     Raises:
-        InputError: there are no labels, or every image is answered.
+        InputError: there are no labels, every image is answered, or a class is called as an answer.
     """
     run = current_labels(store)
+    require_no_answers(run.label_set)
     drawn = last_rows(store, run.label_set)
     answered = drawn.filter(pl.col("answer").is_not_null())
     images = labelled_images(store, run)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.label_set import LabelSet
+from pipeline.labels.refinement import FEWEST
 from pipeline.parts import span
 from pipeline.store import Store
 
@@ -19,7 +20,7 @@ class Provenance:
     """Where the labels of one run come from."""
 
     asked: dict[str, Any]  # as in labels/current.json: table, label set, top-k, bars, method
-    method: str  # of refinement; none: the model's own scores
+    method: str  # of refinement; none: the model's own scores, as of fewer than 300 images
     encoder: dict[str, Any]  # identity: architecture, weights, preprocessing, scale ...
     made_at: str  # when it was first whole, or this was first kept; ISO 8601, with time zone
     changed_at: str  # when images were last added
@@ -58,15 +59,16 @@ def record(store: Store, asked: dict[str, Any], *, turned: bool, now: datetime) 
     if held and held.state == state and held.asked == asked and not turned:
         return
     parts = store.parts(table)
+    rows = sum(store.rows(table, part) for part in parts)
     told = Provenance(
         asked=asked,
-        method=str(asked.get("refine", "none")),
+        method=str(asked.get("refine", "none")) if rows >= FEWEST else "none",
         encoder=asdict(identity) if identity else {},
         made_at=held.made_at if held else time,
         changed_at=held.changed_at if held and held.state == state else time,
         turned_to_at=held.turned_to_at if held and not turned else time,
         last_drop=span(parts[-1])[1].split("-")[0] if parts else None,
-        rows=sum(store.rows(table, part) for part in parts),
+        rows=rows,
         state=state,
     )
     store.put_json(f"{table}/{_FILE}", asdict(told))
