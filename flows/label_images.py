@@ -18,5 +18,5 @@ def _run_name() -> str:
 
 @flow(name="label-images", flow_run_name=_run_name, persist_result=False)
 def label_images(config: Config, options: Options = DEFAULT_OPTIONS) -> DropSummary:
-    """Scan, embed, label, index, select, train, report: a task each, and one per shard to embed."""
+    """Scan, embed, index, label, select, train, report: a task each."""
     return process_drop(config, PrefectTasks(), options)

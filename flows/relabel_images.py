@@ -12,5 +12,5 @@ from pipeline.config import Config
 def relabel_images(
     config: Config, options: Options = DEFAULT_OPTIONS, select: bool = True
 ) -> RelabelSummary:
-    """Encode labels, label, index, select: a task each."""
+    """Encode labels, index, label, select: a task each."""
     return relabel_store(config, PrefectTasks(), options, select)

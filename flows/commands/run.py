@@ -86,7 +86,7 @@ def run(
     plain: Plain = False,
     as_json: Json = False,
 ) -> None:
-    """Take one drop through every stage: scan, embed, label, index, select, train, report."""
+    """Take one drop through every stage: scan, embed, index, label, select, train, report."""
     from flows import driver
     from flows.settings import resolve
 
