@@ -33,11 +33,11 @@ def answer(config: Config, run: Run) -> Answered:
     if asked.refine.startswith("neighbours") and index.vectors >= FEWEST:
         table = neighbours_table(index.vectors)
         missing = uncovered(store.parts("embeddings"), store.parts(table))
-        files = sum(store.rows("embeddings", part) for part in missing)
+        files = store.rows("embeddings", *missing)
         if files:
             run("neighbours", stages.neighbours, config, files=files)
     identity = store.identity()
     assert identity is not None  # the index is made of its vectors
     missing = missing_parts(store, asked.table_for(identity, index.vectors))
-    files = sum(store.rows("embeddings", part) for part in missing)
+    files = store.rows("embeddings", *missing)
     return Answered(index, run("label", stages.label, config, files=files))

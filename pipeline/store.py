@@ -108,9 +108,9 @@ class Store:
         about = self.about(table, part)
         return None if about is None else about.get(_FINGERPRINT, "")
 
-    def rows(self, table: str, part: str) -> int:
-        """Return how many rows a part has."""
-        return self._with_part(table, part, lambda held: int(held.metadata.num_rows))
+    def rows(self, table: str, *parts: str) -> int:
+        """Return how many rows some parts have together."""
+        return sum(self._with_part(table, p, lambda held: held.metadata.num_rows) for p in parts)
 
     def about(self, table: str, part: str) -> dict[str, str] | None:
         """Return what a part's metadata say; None when there is no such part."""

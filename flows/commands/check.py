@@ -136,8 +136,7 @@ def _check(
     findings = [*check_label_set(asked, vectors.classes), *_prompt_findings(asked, encoder)]
     images = None
     if store is not None:
-        parts = store.parts("embeddings")
-        listener.get().stage("count", sum(store.rows("embeddings", part) for part in parts))
+        listener.get().stage("count", store.rows("embeddings", *store.parts("embeddings")))
         tally = tally_store(
             store,
             vectors,

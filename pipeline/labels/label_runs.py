@@ -167,9 +167,7 @@ def _unlabelled(store: Store, table: str) -> int:
     """Count by rows: merged parts of vectors may be labelled in part."""
     if not missing_parts(store, table):
         return 0
-    images, labelled = (
-        sum(store.rows(name, part) for part in store.parts(name)) for name in ("embeddings", table)
-    )
+    images, labelled = (store.rows(name, *store.parts(name)) for name in ("embeddings", table))
     return max(0, images - labelled)
 
 

@@ -59,7 +59,7 @@ def record(store: Store, asked: dict[str, Any], *, turned: bool, now: datetime) 
     if held and held.state == state and held.asked == asked and not turned:
         return
     parts = store.parts(table)
-    rows = sum(store.rows(table, part) for part in parts)
+    rows = store.rows(table, *parts)
     told = Provenance(
         asked=asked,
         method=str(asked.get("refine", "none")) if rows >= FEWEST else "none",
