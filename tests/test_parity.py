@@ -100,7 +100,7 @@ def test_real_photos_are_labelled_as_well_as_the_model_can(tmp_path: Path) -> No
     classes = ["dress", "hat", "long sleeve shirt", "jacket", "pants"]
     classes += ["shirt", "shoes", "shorts", "skirt", "t-shirt"]
     store = tmp_path / "store"
-    labels: dict[str, object] = {"label_set": ",".join(classes)}
+    labels: dict[str, object] = {"label_set": ",".join(classes), "refine": "none"}
     config = demo_config(store, labels=labels).model_copy(update={"sources": (str(photos),)})
     run_plain(config)
     images = present_images(open_store(str(store)))

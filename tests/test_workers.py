@@ -284,6 +284,37 @@ def test_closing_ends_even_a_decoder_at_work(decoders: Decoders) -> None:
         decoders.decode(GOOD, "x.png")
 
 
+class SlowToLoad:
+    """Takes a minute to be unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return time.sleep, (60,)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image
+
+
+def test_closing_ends_even_a_decoder_that_starts() -> None:
+    decoders = Decoders(SlowToLoad(), max_pixels=9, processes=1)
+    caught: list[BaseException] = []
+
+    def look() -> None:
+        try:
+            decoders.decode(GOOD, "x.png")
+        except RuntimeError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not mine():
+        assert time.monotonic() < deadline
+    decoders.close()
+    thread.join(5)
+    assert mine() == []
+    assert "closed" in str(caught)
+
+
 class Unloadable:
     """Can be pickled, not unpickled."""
 

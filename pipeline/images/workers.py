@@ -134,7 +134,12 @@ class Decoders:
                 raise RuntimeError("the decoders were closed")
             worker = _Worker(self._setup)
             self._workers = {w for w in self._workers if not w.ended()} | {worker}
-        worker.wait_until_ready()
+        try:
+            worker.wait_until_ready()
+        except RuntimeError:
+            if self._closed:  # killed while it started: that is why
+                raise RuntimeError("the decoders were closed") from None
+            raise
         return worker
 
     def _cause_of(self, code: int) -> str:
