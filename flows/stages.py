@@ -199,7 +199,7 @@ def select(config: Config) -> selection.SelectSummary:
 def train(config: Config, truth: str | None) -> "TrainSummary":
     """Train the head on the selection."""
     from pipeline.labels.truth import read_truth
-    from pipeline.training.heads import MlpSettings
+    from pipeline.training.heads.mlp import MlpSettings
     from pipeline.training.train import train as train_head
 
     store = open_store(config.store)

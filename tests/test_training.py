@@ -20,9 +20,10 @@ from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import read_truth
 from pipeline.opening import open_store
 from pipeline.store import Store
-from pipeline.training.heads import MlpSettings, MultimodalMLP, Samples, fit_logistic, fit_mlp
+from pipeline.training.heads.mlp import MlpSettings, MultimodalMLP, fit_logistic, fit_mlp
 from pipeline.training.models import load_head
 from pipeline.training.predict import predict_store, predict_vectors
+from pipeline.training.samples import Samples
 from pipeline.training.train import TrainSummary, train
 from pipeline.vectors import iterate_vectors
 from tests.conftest import DATA, demo_config

@@ -8,7 +8,7 @@ import safetensors.torch
 from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.training.freshness import FOLDER, HEAD_JSON
-from pipeline.training.heads import MultimodalMLP
+from pipeline.training.heads.mlp import MultimodalMLP
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
 from pipeline.training.freshness import train_fingerprint, why_not
-from pipeline.training.heads import MlpSettings, Samples, fit_logistic, fit_mlp
+from pipeline.training.heads.mlp import MlpSettings, fit_logistic, fit_mlp
 from pipeline.training.models import save_head
+from pipeline.training.samples import Samples
 from pipeline.training.selection import TABLE
 from pipeline.training.side_text import side_vectors
 from pipeline.vectors import iterate_vectors

@@ -15,22 +15,9 @@ from torch.nn import functional
 
 from pipeline.arrays import Floats, Ints
 from pipeline.errors import InputError
+from pipeline.training.samples import Samples
 
 CLIP_PAPER_C = 0.316  # of logistic regression in the examples of Radford et al. 2021
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Vectors and labels, row by row."""
-
-    images: Floats  # (N, D), rows of unit length
-    side: Floats  # (N, S), rows of unit length, or zero where there is no text
-    labels: Ints  # (N,) class indices
-    weights: Floats  # (N,) above 0
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.labels)
 
 
 class MultimodalMLP(nn.Module):

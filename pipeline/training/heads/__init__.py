@@ -1,0 +1,1 @@
+"""Heads: what turns frozen vectors into labels, each behind one interface (`base.Head`)."""
