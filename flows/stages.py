@@ -19,7 +19,7 @@ from flows.resources import (
     require_device,
     stored_label_vectors,
 )
-from flows.stale import mlp_settings, select_settings
+from flows.stale import head_settings, select_settings
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
@@ -199,14 +199,14 @@ def select(config: Config) -> selection.SelectSummary:
 def train(config: Config, truth: str | None) -> "TrainSummary":
     """Train the head on the selection."""
     from pipeline.labels.truth import read_truth
-    from pipeline.training.heads.mlp import MlpSettings
+    from pipeline.training.heads.base import HeadSettings
     from pipeline.training.train import train as train_head
 
     store = open_store(config.store)
     known = read_truth(store, truth, current_labels(store).label_set) if truth else None
     return train_head(
         store,
-        settings=MlpSettings(**mlp_settings(config)),
+        settings=HeadSettings(**head_settings(config)),
         side_text=config.train.side_text,
         encoder=lambda: encoder(config),
         truth=known,

@@ -36,7 +36,7 @@ def stale_stages(config: Config) -> list[str]:
 def head_is_current(config: Config) -> bool:
     """Tell whether the saved head is the one that would be trained now, or none can be."""
     store = open_store(config.store)
-    wanted = freshness.train_fingerprint(store, mlp_settings(config), config.train.side_text)
+    wanted = freshness.train_fingerprint(store, head_settings(config), config.train.side_text)
     fresh = freshness.head_fingerprint(store) == wanted
     return fresh or freshness.why_not(store) is not None
 
@@ -52,6 +52,14 @@ def select_settings(config: Config) -> list[float]:
     ]
 
 
-def mlp_settings(config: Config) -> dict[str, Any]:
-    """Return the fields of `MlpSettings`."""
-    return config.train.model_dump(exclude={"every_run", "side_text"})
+def head_settings(config: Config) -> dict[str, Any]:
+    """Return the fields of `HeadSettings`."""
+    fixed = {
+        "loss": "cross-entropy",
+        "soft_targets": False,
+        "mixup": 0.0,
+        "pull": 0.01,
+        "fusion": "concat",
+        "device": "cpu",
+    }
+    return fixed | config.train.model_dump(exclude={"every_run", "side_text"})

@@ -1,18 +1,15 @@
-"""Heads on data whose answer is known, and training on the demo store."""
+"""Training on the demo store."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from sklearn.linear_model import LogisticRegression
 
 from flows import stages
-from pipeline.arrays import Floats, unit_rows
+from pipeline.arrays import Floats
 from pipeline.clip.encoder import Encoder
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError, StoreError
@@ -20,112 +17,14 @@ from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import read_truth
 from pipeline.opening import open_store
 from pipeline.store import Store
-from pipeline.training.heads.mlp import MlpSettings, MultimodalMLP, fit_logistic, fit_mlp
 from pipeline.training.models import load_head
 from pipeline.training.predict import predict_store, predict_vectors
-from pipeline.training.samples import Samples
 from pipeline.training.train import TrainSummary, train
 from pipeline.vectors import iterate_vectors
 from tests.conftest import DATA, demo_config
+from tests.heads import SETTINGS
 
 Trained = tuple[Store, TrainSummary]
-SETTINGS = MlpSettings(
-    hidden=32,
-    dropout=0.0,
-    label_smoothing=0.0,
-    learning_rate=1e-2,
-    weight_decay=0.0,
-    batch_size=32,
-    max_epochs=60,
-    patience=60,
-    seed=0,
-)
-
-
-def blobs(n: int, seed: int, side: bool = False) -> Samples:
-    """Make 3 separable classes in 8 dimensions; with `side`, only the side vectors tell."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 3
-    clues = unit_rows(np.eye(8)[labels] + rng.normal(size=(n, 8)) * 0.05)
-    noise = unit_rows(rng.normal(size=(n, 8)))
-    nothing = np.empty((n, 0), np.float32)
-    images, side_vectors = (noise, clues) if side else (clues, nothing)
-    return Samples(images, side_vectors, labels, np.ones(n, np.float32))
-
-
-def accuracy(head: MultimodalMLP, samples: Samples) -> float:
-    answers = head.predict_proba(samples.images, samples.side).argmax(axis=1)
-    return float((answers == samples.labels).mean())
-
-
-def test_separable_classes_are_learnt_whole() -> None:
-    fitted = fit_mlp(blobs(120, 0), blobs(30, 1), classes=3, settings=SETTINGS)
-    assert accuracy(fitted.head, blobs(300, 2)) == 1.0
-
-
-def test_the_side_vectors_are_used_when_only_they_tell() -> None:
-    fitted = fit_mlp(
-        blobs(120, 0, side=True), blobs(30, 1, side=True), classes=3, settings=SETTINGS
-    )
-    assert accuracy(fitted.head, blobs(300, 2, side=True)) == 1.0
-    unseen = blobs(300, 2, side=True)
-    assert accuracy(fitted.head, replace(unseen, side=np.zeros_like(unseen.side))) < 0.6
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
-    heads = [
-        fit_mlp(blobs(60, 0), blobs(15, 1), classes=3, settings=replace(SETTINGS, seed=seed)).head
-        for seed in (0, 0, 1)
-    ]
-    first, again, other = (torch.cat([p.flatten() for p in h.parameters()]) for h in heads)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_fitting_leaves_the_global_random_state_alone() -> None:
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    fit_mlp(blobs(30, 0), blobs(9, 1), classes=3, settings=replace(SETTINGS, max_epochs=1))
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_fitting_stops_when_validation_gets_no_better_and_keeps_the_best() -> None:
-    valid = blobs(30, 1)
-    against = replace(valid, labels=(valid.labels + 1) % 3)  # the better it learns, the worse
-    settings = replace(SETTINGS, patience=3)
-    fitted = fit_mlp(blobs(120, 0), against, classes=3, settings=settings)
-    losses = [epoch.valid_loss for epoch in fitted.epochs]
-    assert fitted.best_epoch == int(np.argmin(losses))
-    assert len(losses) == fitted.best_epoch + 1 + 3
-    logits = fitted.head(torch.from_numpy(against.images), torch.from_numpy(against.side))
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(against.labels))
-    assert float(loss.detach()) == pytest.approx(min(losses), rel=1e-4)
-
-
-def test_weights_decide_whom_to_believe() -> None:
-    clean = blobs(60, 0)
-    wrong = replace(clean, labels=(clean.labels + 1) % 3, weights=np.full(60, 1e-3, np.float32))
-    both = Samples(
-        *(
-            np.concatenate([getattr(clean, name), getattr(wrong, name)])
-            for name in ("images", "side", "labels", "weights")
-        )
-    )
-    fitted = fit_mlp(both, blobs(30, 1), classes=3, settings=SETTINGS)
-    assert accuracy(fitted.head, blobs(300, 2)) == 1.0
-
-
-def test_a_training_that_diverges_is_told_and_saves_nothing() -> None:
-    with pytest.raises(InputError, match="training diverged"):
-        settings = replace(SETTINGS, learning_rate=1e30, max_epochs=5)
-        fit_mlp(blobs(60, 0), blobs(15, 1), classes=3, settings=settings)
-
-
-def test_the_logistic_baseline_is_scikit_learns_at_the_papers_strength() -> None:
-    samples = blobs(90, 0)
-    expected = LogisticRegression(C=0.316, max_iter=1000).fit(samples.images, samples.labels)
-    assert fit_logistic(samples).coef_ == pytest.approx(expected.coef_, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +114,7 @@ def test_side_text_of_captions_is_embedded_once_and_used(
     for _ in range(2):
         train(store, settings=SETTINGS, side_text=str(captions), encoder=counting)
     assert calls == [["a on a sofa", "snow"]]  # "cat" would have given the label away
-    assert load_head(store).head.sizes == {"image": 128, "side": 128, "hidden": 32}
+    assert load_head(store).sizes == (128, 128)
 
 
 def test_a_selection_of_one_class_cannot_be_trained_on(demo_store: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import pyarrow as pa
 from pipeline.arrays import Floats
 from pipeline.catalog import present_images
 from pipeline.clip.protocol import ImageEncoder
-from pipeline.errors import InputError
 from pipeline.identity import digest
 from pipeline.label_set import LabelSet
 from pipeline.labels.voting import top
@@ -84,12 +83,6 @@ def predict_vectors(
     """
     label_set = LabelSet.model_validate(head.about["label_set"])
     side = side_vectors(store, head.side_text, paths, label_set, encoder)
-    sizes = head.head.sizes
-    if (vectors.shape[1], side.shape[1]) != (sizes["image"], sizes["side"]):
-        raise InputError(
-            f"the head takes {sizes['image']} numbers of an image and {sizes['side']} beside it, "
-            f"these are {vectors.shape[1]} and {side.shape[1]}: train it again for this encoder"
-        )
     return head.head.predict_proba(vectors, side)
 
 

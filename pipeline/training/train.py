@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
-from sklearn.linear_model import LogisticRegression
 
 from pipeline.arrays import Floats, Ints
 from pipeline.catalog import present_images
@@ -21,7 +20,9 @@ from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
 from pipeline.training.freshness import train_fingerprint, why_not
-from pipeline.training.heads.mlp import MlpSettings, fit_logistic, fit_mlp
+from pipeline.training.heads.base import Epoch, Head, HeadSettings
+from pipeline.training.heads.logistic import LogisticHead
+from pipeline.training.heads.multimodal import MultimodalHead
 from pipeline.training.models import save_head
 from pipeline.training.samples import Samples
 from pipeline.training.selection import TABLE
@@ -60,7 +61,7 @@ class TrainSummary:
 def train(
     store: Store,
     *,
-    settings: MlpSettings,
+    settings: HeadSettings,
     side_text: str,
     encoder: Callable[[], ImageEncoder],
     truth: Truth | None = None,
@@ -69,7 +70,7 @@ def train(
 
     Args:
         store: the store; it must hold a selection.
-        settings: of the MLP.
+        settings: of the heads.
         side_text: none, file-name, or a CSV file, as in `side_text`.
         encoder: called only when side texts are to be embedded.
         truth: for the comparison only; training never sees it.
@@ -89,34 +90,34 @@ def train(
     kept = rows.frame.filter("kept")
     classes = [name for name in label_set.names if name in set(kept["label"])]
     training, validation = (_samples(rows, side, classes, split) for split in ("train", "valid"))
-    fitted = fit_mlp(training, validation, classes=len(classes), settings=settings)
-    logistic = fit_logistic(training)
+    mlp = MultimodalHead.of(len(classes), training.sizes, settings)
+    history = mlp.fit(training, validation, _unheard)
+    logistic = LogisticHead.of(len(classes), training.sizes, settings)
+    logistic.fit(training, validation, _unheard)
     answers = {
         ZERO_SHOT: rows.frame["top_label"].to_numpy(),
-        "logistic regression": _named(logistic, rows.vectors, classes),
-        "MLP": np.array(classes)[fitted.head.predict_proba(rows.vectors, side).argmax(axis=1)],
+        "logistic regression": _said(logistic, rows.vectors, side, classes),
+        "MLP": _said(mlp, rows.vectors, side, classes),
     }
     comparison, known, unseen = _compare(rows.frame, answers, truth)
     about: dict[str, object] = {
         "classes": classes,
-        "sizes": fitted.head.sizes,
+        "sizes": training.sizes,
         "side_text": side_text,
         "settings": asdict(settings),
         "label_set": label_set.model_dump(mode="json"),
         "encoder": asdict(identity) if (identity := store.identity()) else None,
         "comparison": [asdict(line) for line in comparison],
-        "losses": [asdict(epoch) for epoch in fitted.epochs],
+        "losses": [asdict(epoch) for epoch in history.epochs],
     }
-    path = save_head(
-        store, fitted.head, about, train_fingerprint(store, asdict(settings), side_text)
-    )
+    path = save_head(store, mlp, about, train_fingerprint(store, asdict(settings), side_text))
     return TrainSummary(
         head=path,
         classes=len(classes),
         train=len(training),
         valid=len(validation),
-        epochs=len(fitted.epochs),
-        best_epoch=fitted.best_epoch + 1,
+        epochs=len(history.epochs),
+        best_epoch=history.best_epoch + 1,
         truth=known,
         truth_unseen=unseen,
         comparison=comparison,
@@ -174,9 +175,13 @@ def _samples(rows: _Rows, side: Floats, classes: list[str], split: str) -> Sampl
     return Samples(rows.vectors[chosen], side[chosen], labels, np.maximum(weights, 1e-6))
 
 
-def _named(model: LogisticRegression, vectors: Floats, classes: list[str]) -> np.ndarray:
-    named: np.ndarray = np.array(classes)[model.predict(vectors)]
+def _said(head: Head, vectors: Floats, side: Floats, classes: list[str]) -> np.ndarray:
+    named: np.ndarray = np.array(classes)[head.predict_proba(vectors, side).argmax(axis=1)]
     return named
+
+
+def _unheard(epoch: Epoch) -> None:
+    """Tell nobody of an epoch."""
 
 
 def _compare(
