@@ -17,7 +17,6 @@ CHANGED = """
 store = "s"
 sources = ["a", "b/c"]
 scan = {settle_seconds = 0.5, decode_seconds = 2, max_pixels = 1000}
-select = {min_confidence = 1, max_per_class = 3, duplicate_cosine = 0.5, valid_share = 0.1}
 run = {shard_rows = 1, part_rows = 2, compact_after = 5, decode_workers = 3}
 [encoder]
 model = "local-dir:m"
@@ -34,6 +33,18 @@ abstain_below = 0.25
 refine = "anchored"
 unknown = "mcm"
 unknown_above = 0.5
+[select]
+policy = "top-k"
+min_confidence = 1
+max_per_class = 3
+share = 0.25
+per_class = 4
+floor = 0
+min_members = 9
+duplicate_cosine = 0.5
+split_by = "folder"
+valid_share = 0.1
+truth = "t.csv"
 [train]
 every_run = false
 side_text = "file-name"
