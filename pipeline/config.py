@@ -111,13 +111,13 @@ class SelectConfig(Section):
     share: float = Field(0.5, gt=0, le=1, description="of each class: quantile")
     per_class: int = Field(16, ge=1, description="images: top-k")
     floor: float = Field(
-        0.5,
+        0.7,
         ge=0,
         le=1,
         description="quantile, top-k: an image less sure than this x the median is left out",
     )
     min_members: int = Field(
-        3, ge=1, description="quantile, top-k: smaller classes are left out, for they may be absent"
+        2, ge=1, description="quantile, top-k: smaller classes are left out, for they may be absent"
     )
     duplicate_cosine: float = Field(
         0.98, gt=0, le=1, description="images at least this similar are near-duplicates"

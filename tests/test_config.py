@@ -134,7 +134,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     file.write_text(
         'store = "out"\nsources = ["in", "/photos", "s3://bucket/x", "~/p"]\n'
         '[encoder]\nmodel = "local-dir:clip"\n[labels]\nlabel_set = "sub/l.toml"\n'
-        '[train]\nside_text = "t.csv"\n'
+        '[select]\ntruth = "true"\n[train]\nside_text = "t.csv"\n'
     )
     config = make_config(read_config_file(file))
     assert config.store == str(tmp_path / "out")
@@ -142,6 +142,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     assert config.sources == (str(tmp_path / "in"), "/photos", "s3://bucket/x", home)
     assert config.encoder.model == f"local-dir:{tmp_path}/clip"
     assert config.labels.label_set == str(tmp_path / "sub/l.toml")
+    assert config.select.truth == str(tmp_path / "true")
     assert config.train.side_text == str(tmp_path / "t.csv")
 
 

@@ -13,6 +13,7 @@ from flows.commands import (
     Labels,
     Model,
     Plain,
+    Policy,
     Precision,
     Refine,
     StoreFolder,
@@ -168,9 +169,7 @@ def relabel(
 
 def select(
     store: StoreFolder = None,
-    policy: Annotated[
-        str | None, typer.Option("--policy", help="threshold, quantile or top-k.")
-    ] = None,
+    policy: Policy = None,
     min_confidence: Annotated[
         float | None, typer.Option("--min-confidence", help="Less sure ones are left out, 0 to 1.")
     ] = None,
@@ -189,17 +188,14 @@ def select(
     from pipeline.locking import writer_lock
     from pipeline.opening import open_store
 
-    resolved = resolve(
-        config,
-        {
-            "store": store,
-            "select.policy": policy,
-            "select.truth": truth,
-            "select.min_confidence": min_confidence,
-            "select.max_per_class": max_per_class,
-        },
-        assignments,
-    )
+    given = {
+        "store": store,
+        "select.policy": policy,
+        "select.truth": truth,
+        "select.min_confidence": min_confidence,
+        "select.max_per_class": max_per_class,
+    }
+    resolved = resolve(config, given, assignments)
     with writer_lock(open_store(resolved.store), wait=wait):
         tables.show_selection(stages.select(resolved), as_json=as_json)
 
