@@ -5,7 +5,6 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows import resources, stages
@@ -49,15 +48,12 @@ def run_and_show(
     *,
     plain: bool,
     as_json: bool,
-    truth: str | None = None,
     retry_failed: bool = False,
     wait: bool = False,
 ) -> None:
     """Run one drop where there is anything to do, and show what came of it."""
     from flows import tables
 
-    if truth and "://" not in truth and not Path(truth).expanduser().exists():
-        raise InputError(f"truth {truth}: no such file or folder")
     try:
         found = plan(config, retry_failed=retry_failed)
     except DamagedFileError as damage:
@@ -67,7 +63,7 @@ def run_and_show(
         tidy(config)
         tables.show_nothing_new(config, found, as_json=as_json)
         return
-    options = Options(truth=truth, retry_failed=retry_failed, wait=wait)
+    options = Options(retry_failed=retry_failed, wait=wait)
     with progress_shown("load model"), _prefect(plain=plain) as ready:
         if found is None or found.to_read:
             stages.claim(config)  # a wrong model is told before Prefect is waited for
@@ -82,12 +78,12 @@ def run_and_show(
     if as_json:
         print_json(summary)
     else:
-        tables.show_drop(config, summary, truth)
+        tables.show_drop(config, summary)
 
 
-def train(config: Config, *, plain: bool, truth: str | None, wait: bool) -> "TrainSummary":
+def train(config: Config, *, plain: bool, wait: bool) -> "TrainSummary":
     """Fit a head to the selection that the store holds."""
-    options = Options(truth=truth, wait=wait)
+    options = Options(wait=wait)
     with progress_shown("load"), _prefect(plain=plain) as ready:
         if plain:
             return train_head(config, PlainTasks(), options)

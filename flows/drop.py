@@ -13,7 +13,7 @@ from flows import stages
 from flows.labelling import answer
 from flows.progress import listener
 from flows.runners import Steps, Tasks
-from flows.stale import head_is_current, stale_stages
+from flows.stale import head_is_current, select_settings, stale_stages
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clock import Clock
 from pipeline.compaction import CompactSummary
@@ -25,7 +25,7 @@ from pipeline.locking import Check, writer_lock
 from pipeline.opening import create_store, open_store, peek_store
 from pipeline.repair import set_aside
 from pipeline.search.index import IndexSummary
-from pipeline.training import freshness
+from pipeline.training import freshness, selection
 from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 class Options:
     """What the caller of a single run may ask for beside the config."""
 
-    truth: str | None = None  # compare the trained head with these labels
     retry_failed: bool = False
     wait: bool = False  # for another writer to finish
 
@@ -128,7 +127,7 @@ def _take_drop(
             select=run("select", stages.select, config),
         )
     reason = _why_not_train(config, has_selection=drop.select is not None)
-    trained = None if reason else run("train", stages.train, config, options.truth)
+    trained = None if reason else run("train", stages.train, config)
     if stages.too_many_parts(config):
         drop = replace(drop, compact=run("compact", stages.compact, config))
     drop = replace(drop, train=trained, not_trained=reason, seconds=clock.seconds())
@@ -149,13 +148,20 @@ def tidy(config: Config) -> None:
 def train_head(config: Config, tasks: Tasks, options: Options) -> "TrainSummary":
     """Fit a head to the selection that the store holds, changed or not.
 
+    Where a truth is given and the selection is not of it and of this config, it is made anew.
+
     Raises:
         InputError: there is no store, or nothing in it to learn from.
         StoreBusyError: another writer holds the store.
     """
-    with writer_lock(open_store(config.store), wait=options.wait):
+    store = open_store(config.store)
+    with writer_lock(store, wait=options.wait):
+        # What a truth tells of must not be trained on: the selection may be of another truth.
+        if config.select.truth and not selection.is_current(store, select_settings(config)):
+            listener.get().stage("select")
+            tasks.run("select", stages.select, config)
         listener.get().stage("train")
-        return tasks.run("train", stages.train, config, options.truth)
+        return tasks.run("train", stages.train, config)
 
 
 def _why_not_train(config: Config, *, has_selection: bool) -> str | None:

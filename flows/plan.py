@@ -7,6 +7,7 @@ from flows.stale import stale_stages
 from pipeline.config import Config
 from pipeline.errors import InputError
 from pipeline.images.sources import source_root
+from pipeline.labels.truth import truth_state
 from pipeline.opening import peek_store
 
 
@@ -34,9 +35,11 @@ def plan(config: Config, *, retry_failed: bool = False) -> Plan:
     """Find out what a run would do.
 
     Raises:
-        InputError: bad sources or label set.
+        InputError: bad sources or label set, or the truth is not there.
     """
     resources.label_set(config)
+    if config.select.truth:
+        truth_state(config.select.truth)  # one that is not there is told before anything is done
     if not config.sources:
         raise InputError("no source: name a folder, or set sources in the config file")
     for source in config.sources:

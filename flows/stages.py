@@ -186,23 +186,16 @@ def index(config: Config) -> search_index.IndexSummary:
 
 def select(config: Config) -> selection.SelectSummary:
     """Choose the images worth training on."""
-    minimum, cap, duplicate, valid = select_settings(config)
-    return selection.select(
-        open_store(config.store),
-        min_confidence=minimum,
-        max_per_class=int(cap),
-        duplicate_cosine=duplicate,
-        valid_share=valid,
-    )
+    return selection.select(open_store(config.store), select_settings(config))
 
 
-def train(config: Config, truth: str | None) -> "TrainSummary":
+def train(config: Config) -> "TrainSummary":
     """Train the head on the selection."""
     from pipeline.labels.truth import read_truth
     from pipeline.training.heads.base import HeadSettings
     from pipeline.training.train import train as train_head
 
-    store = open_store(config.store)
+    store, truth = open_store(config.store), config.select.truth
     known = read_truth(store, truth, current_labels(store).label_set) if truth else None
     return train_head(
         store,

@@ -1,5 +1,6 @@
 """What of a store is stale: which stages would make something else now than it holds."""
 
+from dataclasses import fields
 from typing import Any
 
 from flows.resources import question
@@ -9,6 +10,8 @@ from pipeline.labels.labelling import current_table, missing_parts, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
 from pipeline.training import freshness, selection
+from pipeline.training.policies import Rules
+from pipeline.training.selection import SelectSettings
 
 
 def stale_stages(config: Config) -> list[str]:
@@ -41,15 +44,11 @@ def head_is_current(config: Config) -> bool:
     return fresh or freshness.why_not(store) is not None
 
 
-def select_settings(config: Config) -> list[float]:
-    """Return what decides a selection, in the order of `selection.is_current`."""
-    wanted = config.select
-    return [
-        wanted.min_confidence,
-        wanted.max_per_class,
-        wanted.duplicate_cosine,
-        wanted.valid_share,
-    ]
+def select_settings(config: Config) -> SelectSettings:
+    """Return what decides a selection."""
+    wanted = config.select.model_dump()
+    rules = Rules(**{field.name: wanted.pop(field.name) for field in fields(Rules)})
+    return SelectSettings(rules=rules, **wanted)
 
 
 def head_settings(config: Config) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.training.train import TrainSummary
 
 _SHOWN_FAILURES = 10
+_SHOWN_CLASSES = 30
 
 
 def show_nothing_new(config: Config, found: Plan, *, as_json: bool) -> None:
@@ -37,7 +38,7 @@ def show_nothing_new(config: Config, found: Plan, *, as_json: bool) -> None:
         )
 
 
-def show_drop(config: Config, summary: DropSummary, truth: str | None) -> None:
+def show_drop(config: Config, summary: DropSummary) -> None:
     """Show what one run did, and where everything is."""
     from pipeline.reports.evaluate import evaluate
 
@@ -52,9 +53,10 @@ def show_drop(config: Config, summary: DropSummary, truth: str | None) -> None:
     )
     _show_failures(config, summary.run_id)
     if summary.label is not None:
-        if truth:
-            store, bar = open_store(config.store), config.select.min_confidence
-            show_evaluation(evaluate(store, truth, threshold=bar), as_json=False)
+        if config.select.truth:
+            store, wanted = open_store(config.store), config.select
+            found = evaluate(store, wanted.truth, threshold=wanted.min_confidence)
+            show_evaluation(found, as_json=False)
         else:
             _show_labels(config)
     if summary.select is not None:
@@ -90,15 +92,26 @@ def show_relabelling(config: Config, summary: RelabelSummary, *, as_json: bool) 
 
 
 def show_selection(summary: SelectSummary, *, as_json: bool) -> None:
-    """Show what was selected and why the rest was not."""
+    """Show what was selected, why the rest was not, and how the classes are balanced."""
     if as_json:
         print_json(summary)
         return
-    shown = table("images", "reason", right=("images",))
+    shown = table("images", "what", right=("images",))
     shown.add_row(str(summary.kept), "kept", style="bold")
+    shown.add_row(str(summary.train), "  to train on")
+    shown.add_row(str(summary.valid), "  to tell when to stop")
     for reason, count in summary.left_out.items():
         shown.add_row(str(count), f"left out: {reason}")
     show("Selection for training", shown)
+    columns = ("images", "share", "kept", "share of kept")
+    shown = table("label", *columns, right=columns)
+    for line in summary.classes[:_SHOWN_CLASSES]:
+        shares = percent(line.share), percent(line.kept_share)
+        shown.add_row(line.label, str(line.images), shares[0], str(line.kept), shares[1])
+    if rest := summary.classes[_SHOWN_CLASSES:]:
+        images, kept = sum(line.images for line in rest), sum(line.kept for line in rest)
+        shown.add_row(f"and {len(rest)} smaller classes", str(images), "", str(kept), "")
+    show("Classes before and after", shown)
 
 
 def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
@@ -112,7 +125,7 @@ def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
     )
     columns = ["method", "agreement with held-out pseudo-labels"]
     if summary.truth:
-        columns += [f"accuracy on {summary.truth}", f"on the {summary.truth_unseen} not selected"]
+        columns += [f"accuracy on {summary.truth}", f"on {summary.truth_unseen} for testing"]
     shown = table(*columns, right=tuple(columns[1:]))
     for line in summary.comparison:
         cells = [line.method, percent(line.agreement)]

@@ -97,15 +97,41 @@ class LabelsConfig(Section):
 
 
 class SelectConfig(Section):
-    """Which labelled images are good enough to train on."""
+    """Which labelled images are good enough to train on, and which are held out."""
 
-    min_confidence: float = Field(0.5, ge=0, le=1, description="0 to 1")
+    policy: Literal["threshold", "quantile", "top-k"] = Field(
+        "threshold",
+        description="threshold (all that are sure enough) | quantile (the best share of each "
+        "class) | top-k (the best per_class of each class)",
+    )
+    min_confidence: float = Field(
+        0.5, ge=0, le=1, description="less sure images are left out by every policy, 0 to 1"
+    )
     max_per_class: int = Field(5000, ge=1, description="the most confident ones, per class")
+    share: float = Field(0.5, gt=0, le=1, description="of each class: quantile")
+    per_class: int = Field(16, ge=1, description="images: top-k")
+    floor: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="quantile, top-k: an image less sure than this x the median is left out",
+    )
+    min_members: int = Field(
+        2, ge=1, description="quantile, top-k: smaller classes are left out, for they may be absent"
+    )
     duplicate_cosine: float = Field(
         0.98, gt=0, le=1, description="images at least this similar are near-duplicates"
     )
+    split_by: Literal["near-duplicates", "folder"] = Field(
+        "near-duplicates", description="what stays on one side together: near-duplicates | folder"
+    )
     valid_share: float = Field(
-        0.2, gt=0, lt=1, description="share of the selection held out for early stopping"
+        0.2, gt=0, lt=1, description="share that is held out for early stopping"
+    )
+    truth: str = Field(
+        "",
+        description="a CSV file (path,label) or a folder with true labels: its images are held "
+        "out for testing (a fifth of them, where it knows more than half of all)",
     )
 
 
@@ -189,6 +215,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
         values.setdefault("labels", {})["label_set"] = anchored(config.labels.label_set)
     if "model" in values.get("encoder", {}):
         values["encoder"]["model"] = _anchored_model(config.encoder.model, base)
+    if config.select.truth:
+        values["select"]["truth"] = anchored(config.select.truth)
     if config.train.side_text.endswith(".csv"):
         values["train"]["side_text"] = anchored(config.train.side_text)
     return values

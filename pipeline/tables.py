@@ -72,7 +72,12 @@ SELECTIONS = pa.schema(
         ("label", pa.string()),
         ("confidence", pa.float32()),
         ("weight", pa.float32()),  # of the sample in training; 0 when left out
-        ("split", pa.string()),  # train or valid, by a hash of the image id; null when left out
+        (
+            "split",
+            pa.string(),
+        ),  # train, valid or test, of every image, kept or not
+        # what stays on one side together: the oldest image of its near-duplicates, or its folder
+        ("split_group", pa.string()),
         ("duplicate_group", pa.string()),  # image id of the group's best member; null: no near twin
         ("kept", pa.bool_()),
         ("reason", pa.string()),  # why it was left out; null when kept

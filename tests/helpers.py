@@ -21,6 +21,8 @@ from pipeline.labels.question import Question
 from pipeline.opening import create_store
 from pipeline.store import Store
 from pipeline.tables import FILES, SELECTIONS, embeddings
+from pipeline.training.policies import Rules
+from pipeline.training.selection import SelectSettings
 from pipeline.vectors import to_column
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -31,6 +33,18 @@ IDENTITY = EncoderIdentity(
     dimension=4,
     logit_scale=10.0,
     logit_bias=None,
+)
+RULES = Rules(
+    policy="threshold",
+    min_confidence=0.5,
+    max_per_class=100,
+    share=0.5,
+    per_class=2,
+    floor=0.0,
+    min_members=1,
+)
+SELECTED = SelectSettings(
+    rules=RULES, duplicate_cosine=0.97, split_by="near-duplicates", valid_share=0.3, truth=""
 )
 
 

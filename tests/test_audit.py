@@ -26,7 +26,7 @@ from pipeline.reports.verify import verify
 from pipeline.search.index import update_index
 from pipeline.store import Store
 from pipeline.training import selection
-from tests.helpers import IDENTITY, embedding_rows, label_set, write_observations
+from tests.helpers import IDENTITY, SELECTED, embedding_rows, label_set, write_observations
 
 CLASSES = label_set("east", "north", "west", aliases={"west": ("sunset",)})
 DAY = datetime(2024, 5, 1, 12, tzinfo=UTC)  # the day on which all images are seen
@@ -299,16 +299,10 @@ def test_images_that_came_after_the_audit_are_told_apart(store: Store) -> None:
 
 def test_the_selection_notices_new_confidences(store: Store) -> None:
     update_index(store)
-    settings = {
-        "min_confidence": 0.5,
-        "max_per_class": 500,
-        "duplicate_cosine": 0.99,
-        "valid_share": 0.2,
-    }
-    selection.select(store, **settings)  # type: ignore[arg-type]
-    assert selection.is_current(store, list(settings.values()))
+    selection.select(store, SELECTED)
+    assert selection.is_current(store, SELECTED)
     answer(store, 100)
-    assert not selection.is_current(store, list(settings.values()))
+    assert not selection.is_current(store, SELECTED)
 
 
 def test_damaged_files_cost_no_more_than_what_they_held(store: Store) -> None:

@@ -17,7 +17,6 @@ CHANGED = """
 store = "s"
 sources = ["a", "b/c"]
 scan = {settle_seconds = 0.5, decode_seconds = 2, max_pixels = 1000}
-select = {min_confidence = 1, max_per_class = 3, duplicate_cosine = 0.5, valid_share = 0.1}
 run = {shard_rows = 1, part_rows = 2, compact_after = 5, decode_workers = 3}
 [encoder]
 model = "local-dir:m"
@@ -34,6 +33,18 @@ abstain_below = 0.25
 refine = "anchored"
 unknown = "mcm"
 unknown_above = 0.5
+[select]
+policy = "top-k"
+min_confidence = 1
+max_per_class = 3
+share = 0.25
+per_class = 4
+floor = 0
+min_members = 9
+duplicate_cosine = 0.5
+split_by = "folder"
+valid_share = 0.1
+truth = "t.csv"
 [train]
 every_run = false
 side_text = "file-name"
@@ -123,7 +134,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     file.write_text(
         'store = "out"\nsources = ["in", "/photos", "s3://bucket/x", "~/p"]\n'
         '[encoder]\nmodel = "local-dir:clip"\n[labels]\nlabel_set = "sub/l.toml"\n'
-        '[train]\nside_text = "t.csv"\n'
+        '[select]\ntruth = "true"\n[train]\nside_text = "t.csv"\n'
     )
     config = make_config(read_config_file(file))
     assert config.store == str(tmp_path / "out")
@@ -131,6 +142,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     assert config.sources == (str(tmp_path / "in"), "/photos", "s3://bucket/x", home)
     assert config.encoder.model == f"local-dir:{tmp_path}/clip"
     assert config.labels.label_set == str(tmp_path / "sub/l.toml")
+    assert config.select.truth == str(tmp_path / "true")
     assert config.train.side_text == str(tmp_path / "t.csv")
 
 

@@ -112,7 +112,7 @@ def test_a_second_demo_finds_nothing_new_at_once_without_torch_or_prefect(
 
 
 def test_looking_for_work_loads_neither_torch_nor_prefect(prefect_demo: DemoRun) -> None:
-    config = demo_config(prefect_demo.store)
+    config = demo_config(prefect_demo.store, select={"truth": str(DATA / "images")})
     code = (
         "import sys; from pipeline.config import Config; from flows.driver import plan;"
         "found = plan(Config.model_validate_json(sys.argv[1])); assert not found.any, found;"

@@ -28,7 +28,7 @@ from pipeline.runs import new_run_id
 from pipeline.search.index import update_index
 from pipeline.search.queries import find_similar
 from pipeline.training.selection import TABLE, select
-from tests.helpers import FakeEncoder, axis, label_set, label_store
+from tests.helpers import SELECTED, FakeEncoder, axis, label_set, label_store
 
 NAMES = ["red", "green", "blue", "grey"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (120, 120, 120)]
@@ -211,13 +211,7 @@ class Drops(RuleBasedStateMachine):
         if self.store.parts("embeddings"):
             label_store(self.store, CLASSES)
             update_index(self.store)
-            select(
-                self.store,
-                min_confidence=0.5,
-                max_per_class=99,
-                duplicate_cosine=0.99,
-                valid_share=0.2,
-            )
+            select(self.store, SELECTED)
 
     def decode(self, data: bytes, name: str) -> Picture | Refusal:
         return decode(data, name, self.encoder.fit, max_pixels=10**6)

@@ -39,8 +39,8 @@ def test_the_numbers_are_those_that_the_demo_prints(prefect_demo: DemoRun) -> No
     quoted = [line for block in blocks("text") for line in block.splitlines()]
     assert len(quoted) == 6
     for words, numbers in map(words_and_numbers, quoted):
-        # Another processor rounds differently: one of the 37 held-out images is 2.7 points.
-        assert numbers == pytest.approx(printed[words], abs=3), words
+        # Another processor rounds differently: one of the 28 held-out images is 3.6 points.
+        assert numbers == pytest.approx(printed[words], abs=4), words
 
 
 def test_the_classify_example_runs(prefect_demo: DemoRun) -> None:
@@ -73,6 +73,7 @@ def test_the_configs_are_valid() -> None:
     remote, config, label_set = (tomllib.loads(block) for block in blocks("toml"))
     assert make_config(remote).store == "s3://bucket/store"
     assert make_config(config).labels.abstain_below == 0.3
+    assert make_config(config).select.policy == "quantile"
     assert LabelSet.model_validate(label_set).names == ["dog", "crane"]
 
 

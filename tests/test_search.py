@@ -8,7 +8,7 @@ import pytest
 from pipeline.arrays import Floats, unit_rows
 from pipeline.errors import InputError, StoreError
 from pipeline.opening import create_store, open_store
-from pipeline.search.duplicates import near_duplicate_leaders
+from pipeline.search.duplicates import near_duplicates
 from pipeline.search.index import SearchIndex, is_current, load_index, update_index
 from pipeline.search.queries import Filters, find_similar
 from pipeline.store import Store
@@ -120,19 +120,53 @@ def test_near_duplicates_follow_the_best_of_their_crowd() -> None:
     noise = np.random.default_rng(2).normal(size=(60, 8)) * 0.05
     rows = unit_rows(np.repeat(centres, 5, axis=0) + noise).astype(np.float16).astype(np.float32)
     rank = np.random.default_rng(3).permutation(60)
-    leaders = near_duplicate_leaders(index_of(rows), rank, cosine=0.97)
+    leaders = near_duplicates(index_of(rows), rank, cosine=0.97).leaders
     assert leaders.tolist() == slow_leaders(rows, rank, 0.97)
     assert 12 <= len(set(leaders.tolist())) < 40
+
+
+def slow_crowds(rows: Floats, cosine: float) -> set[frozenset[int]]:
+    """Join what is similar until nothing is left to join."""
+    crowds = [{row} for row in range(len(rows))]
+    for one in range(len(rows)):
+        for other in range(one):
+            if rows[one] @ rows[other] >= cosine:
+                joined = [crowd for crowd in crowds if crowd & {one, other}]
+                crowds = [crowd for crowd in crowds if crowd not in joined]
+                crowds.append(set().union(*joined))
+    return set(map(frozenset, crowds))
+
+
+def test_a_crowd_is_all_that_similar_images_lead_to_whoever_is_best() -> None:
+    noise = np.random.default_rng(2).normal(size=(60, 8)) * 0.08
+    rows = unit_rows(np.repeat(random_rows(12, 8), 5, axis=0) + noise)
+    rows = rows.astype(np.float16).astype(np.float32)
+    expected = slow_crowds(rows, 0.97)
+    for seed in range(3):
+        rank = np.random.default_rng(seed).permutation(60)
+        found = near_duplicates(index_of(rows), rank, cosine=0.97)
+        crowds = {frozenset(np.flatnonzero(found.crowds == c).tolist()) for c in found.crowds}
+        assert crowds == expected
+        assert (found.crowds[found.leaders] == found.crowds).all()
+    assert 12 < len(expected) < 40
+
+
+def test_images_that_resemble_none_are_crowds_of_one() -> None:
+    found = near_duplicates(index_of(random_rows(5, 64)), np.arange(5), cosine=0.9)
+    assert sorted(found.crowds.tolist()) == sorted(found.leaders.tolist()) == [0, 1, 2, 3, 4]
 
 
 def test_crowds_larger_than_the_neighbours_looked_at_still_leave_one_each() -> None:
     noise = np.random.default_rng(5).normal(size=(600, 8)) * 0.003
     rows = unit_rows(np.tile(random_rows(3, 8), (200, 1)) + noise)
     rank = np.random.default_rng(6).permutation(600)
-    leaders = near_duplicate_leaders(index_of(rows), rank, cosine=0.99)
+    found = near_duplicates(index_of(rows), rank, cosine=0.99)
+    leaders = found.leaders
     assert len(set(leaders.tolist())) == 3
     assert (leaders % 3 == np.arange(600) % 3).all()  # each follows one of its own crowd
     assert (leaders[leaders] == leaders).all()
+    assert len(set(found.crowds.tolist())) == 3
+    assert (found.crowds[leaders] == found.crowds).all()
 
 
 def test_search_finds_the_image_itself_first_and_filters(demo_store: Path) -> None:

@@ -1,12 +1,15 @@
-"""Selection from frames made by hand: what is kept, why the rest is not, and on which side."""
+"""Selection from frames made by hand: what is kept, and why the rest is not."""
 
 import random
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
 
-from pipeline.tables import SELECTIONS
-from pipeline.training.selection import choose, split_of
+from pipeline.training.policies import HELD_OUT, Rules, choose
+from pipeline.training.selection import ClassBalance, summarise
+from tests.helpers import RULES
 
 Row = tuple[str, str | None, float, str | None, int | None]  # id, label, confidence, reason, group
 
@@ -22,9 +25,13 @@ def frame(*rows: Row) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def chosen(*rows: Row, bar: float = 0.5, cap: int = 100) -> dict[str, str | None]:
+def rules(**changed: Any) -> Rules:
+    return replace(RULES, **changed)
+
+
+def chosen(*rows: Row, bar: float = 0.5, cap: int = 100, **more: Any) -> dict[str, str | None]:
     """Choose, and return the reason against each image; None: kept."""
-    decided = choose(frame(*rows), min_confidence=bar, max_per_class=cap, valid_share=0.2)
+    decided = choose(frame(*rows), rules(min_confidence=bar, max_per_class=cap, **more))
     assert len(decided) == len(rows)  # no row disappears
     assert decided["kept"].to_list() == decided["reason"].is_null().to_list()
     return dict(decided.select("image_id", "reason").iter_rows())
@@ -72,7 +79,7 @@ def test_a_labelled_image_stands_before_a_twin_that_abstained() -> None:
 
 def test_only_groups_of_several_are_written_down() -> None:
     rows = frame(("a", "dog", 0.8, None, 5), ("b", "dog", 0.9, None, 5), ("c", "dog", 0.7, None, 6))
-    decided = choose(rows, min_confidence=0.5, max_per_class=9, valid_share=0.2)
+    decided = choose(rows, rules(max_per_class=9))
     assert dict(decided.select("image_id", "duplicate_group").iter_rows()) == {
         "a": "b",
         "b": "b",
@@ -128,39 +135,143 @@ def test_the_order_of_rows_does_not_matter() -> None:
         (f"{i:03d}", shuffled.choice(labels), shuffled.choice(grades), None, i // 3)
         for i in range(90)
     ]
-    settings = {"min_confidence": 0.5, "valid_share": 0.3}
-    first = choose(frame(*rows), max_per_class=5, **settings)
+    wanted = rules(max_per_class=5)
+    first = choose(frame(*rows), wanted)
     for _ in range(5):
         shuffled.shuffle(rows)
-        assert choose(frame(*rows), max_per_class=5, **settings).equals(first)
+        assert choose(frame(*rows), wanted).equals(first)
 
 
-def test_weight_and_split_belong_to_what_is_kept() -> None:
+def test_weight_belongs_to_what_is_kept() -> None:
     rows = frame(("a", "dog", 0.75, None, 0), ("b", "dog", 0.25, None, 1))
-    decided = choose(rows, min_confidence=0.5, max_per_class=9, valid_share=0.2)
-    assert set(SELECTIONS.names) <= set(decided.columns)
+    decided = choose(rows, rules(max_per_class=9))
     assert dict(decided.select("image_id", "weight").iter_rows()) == {"a": 0.75, "b": 0}
-    assert dict(decided.select("image_id", "split").iter_rows()) == {
-        "a": split_of("a", 0.2),
-        "b": None,
-    }
 
 
 def test_nothing_to_choose_from_is_nothing_chosen() -> None:
     assert chosen() == {}
 
 
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.5])
-def test_a_split_comes_near_its_share(share: float) -> None:
-    held = sum(split_of(f"{number:032x}", share) == "valid" for number in range(10_000))
-    assert held == pytest.approx(10_000 * share, abs=4 * (10_000 * share * (1 - share)) ** 0.5)
+def kept(*rows: Row, **changed: Any) -> list[str]:
+    return sorted(name for name, why in chosen(*rows, bar=0.0, **changed).items() if why is None)
 
 
-def test_an_image_keeps_its_side_for_ever() -> None:
-    # SHA-256 of "split:a" begins with 487b6b97, that of "split:c" with 038de6e0 (sha256sum):
-    # 0.28313 and 0.01388 of the way from 00000000 to ffffffff.
-    assert [split_of("a", 0.283), split_of("a", 0.284)] == ["train", "valid"]
-    assert [split_of("c", 0.013), split_of("c", 0.014)] == ["train", "valid"]
-    ids = [f"{number:032x}" for number in range(500)]
-    small, large = ({i for i in ids if split_of(i, s) == "valid"} for s in (0.1, 0.3))
-    assert small < large  # a larger share only adds
+def graded(label: str, *grades: float) -> list[Row]:
+    """Return an image of a label for each confidence: dog0, dog1 ..."""
+    return [(f"{label}{n}", label, grade, None, None) for n, grade in enumerate(grades)]
+
+
+def test_quantile_keeps_the_best_share_of_each_class_rounded_up() -> None:
+    rows = graded("dog", 0.9, 0.8, 0.7, 0.6, 0.5) + graded("cat", 0.3, 0.2) + graded("car", 0.1)
+    assert kept(*rows, policy="quantile") == ["car0", "cat0", "dog0", "dog1", "dog2"]
+    why = chosen(*rows, bar=0.15, policy="quantile", share=0.4)
+    assert (why["dog2"], why["cat1"]) == ("not among the best 40% of its class",) * 2
+    assert why["car0"] == "confidence below 0.15"
+    assert kept(*rows, policy="quantile", share=1.0) == sorted(row[0] for row in rows)
+
+
+def test_a_share_is_not_rounded_up_for_what_no_float_can_say() -> None:
+    dogs = graded("dog", *(0.9 - n / 100 for n in range(30)))
+    assert len(kept(*dogs, policy="quantile", share=0.1)) == 3  # in floats 30 x 0.1 is above 3
+
+
+def test_top_k_keeps_the_best_of_each_class() -> None:
+    rows = graded("dog", 0.9, 0.8, 0.7) + graded("cat", 0.3, 0.2) + graded("car", 0.1)
+    assert kept(*rows, policy="top-k") == ["car0", "cat0", "cat1", "dog0", "dog1"]
+    why = chosen(*rows, bar=0.0, policy="top-k", per_class=1)
+    assert why["dog1"] == why["cat1"] == "not among the best 1 of its class"
+
+
+@pytest.mark.parametrize("policy", ["quantile", "top-k"])
+def test_the_floor_is_a_share_of_the_median(policy: str) -> None:
+    # The median of 0.1 0.2 0.4 0.5 0.6 0.7 0.8 is 0.5.
+    rows = graded("dog", 0.8, 0.7, 0.6, 0.5) + graded("cat", 0.4) + graded("car", 0.2, 0.1)
+    assert kept(*rows, policy=policy, share=1.0, per_class=9, floor=0.8) == [
+        *("cat0", "dog0", "dog1", "dog2", "dog3")
+    ]
+    why = chosen(*rows, bar=0.0, policy=policy, share=1.0, per_class=9, floor=0.9)
+    assert why["cat0"] == "confidence below 0.9 x the median"
+    whole = chosen(*rows, bar=0.0, floor=1.0)  # threshold has a bar of its own
+    assert set(whole.values()) == {None}
+
+
+@pytest.mark.parametrize("policy", ["quantile", "top-k"])
+def test_a_class_of_few_gives_none(policy: str) -> None:
+    rows = graded("dog", 0.8, 0.7, 0.6) + graded("cat", 0.9, 0.8)
+    twins: list[Row] = [("t", "cat", 0.7, None, 4), ("u", "cat", 0.6, None, 4)]
+    why = chosen(*rows, bar=0.0, policy=policy, min_members=3)
+    assert why["dog0"] is None
+    assert why["cat0"] == why["cat1"] == "fewer than 3 of its class"
+    assert chosen(*rows, *twins, bar=0.0, policy=policy, min_members=3)["cat0"] is None
+    # Twins count once.
+    why = chosen(*rows, *twins, bar=0.0, policy=policy, min_members=4)
+    assert why["cat0"] == "fewer than 4 of its class"
+
+
+@pytest.mark.parametrize("policy", ["quantile", "top-k"])
+def test_the_cap_the_bar_and_thinning_hold_for_every_policy(policy: str) -> None:
+    rows = graded("dog", 0.9, 0.8, 0.7, 0.6) + graded("cat", 0.4)
+    rows += [("t", "dog", 0.95, None, 1), ("u", "dog", 0.94, None, 1)]
+    why = chosen(*rows, bar=0.5, cap=2, policy=policy, share=1.0, per_class=3)
+    assert [name for name, reason in why.items() if reason is None] == ["t", "dog0"]
+    assert why["u"] == "near-duplicate of t"
+    assert why["dog1"] == "more than 2 of its class"
+    assert why["cat0"] == "confidence below 0.5"
+
+
+@pytest.mark.parametrize("policy", ["threshold", "quantile", "top-k"])
+def test_images_for_testing_are_never_kept_and_count_for_nothing(policy: str) -> None:
+    rows = frame(*graded("dog", 0.9, 0.8, 0.7, 0.6), *graded("cat", 0.9, 0.8))
+    mute = frame(("mute", None, 0.99, "weak", None))
+    sided = pl.concat([rows, mute]).with_columns(
+        split=pl.Series(["test", "train", "valid", "train", "test", "train", "test"])
+    )
+    wanted = rules(policy=policy, max_per_class=2, min_members=2, share=0.3)
+    why = dict(choose(sided, wanted).select("image_id", "reason").iter_rows())
+    assert why["dog0"] == why["cat0"] == HELD_OUT
+    assert why["mute"] == "abstained: weak"
+    assert why["dog1"] is None
+    assert (why["cat1"] is None) == (policy == "threshold")  # it is alone in its class now
+    assert (why["dog2"] is None) == (policy != "quantile")  # 0.3 of three is one, of four two
+    assert why["dog3"] is not None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), None])
+def test_a_confidence_that_is_no_number_never_passes(bad: float | None) -> None:
+    rows = frame(("a", "dog", 0.9, None, None)).with_columns(
+        confidence=pl.Series([bad], dtype=pl.Float32)
+    )
+    with pytest.raises(ValueError, match="image a has a label and no confidence"):
+        choose(rows, rules())
+
+
+def test_a_score_is_called_so_until_it_is_calibrated() -> None:
+    rows = frame(*graded("dog", 0.9, 0.2)).with_columns(calibrated=pl.lit(value=False))
+    assert choose(rows, rules())["reason"].to_list() == [None, "score below 0.5"]
+
+
+def test_the_balance_before_and_after_is_counted() -> None:
+    rows = frame(*graded("dog", 0.9, 0.8, 0.7), *graded("cat", 0.6), *graded("car", 0.1, 0.2))
+    mute = frame(("mute", None, 0.3, "weak", None), ("twin", "dog", 0.6, None, 0))
+    more = pl.concat([rows, mute]).with_columns(
+        split=pl.Series(["train", "valid", "test", "train", "train", "train", "test", "valid"])
+    )
+    summary = summarise(choose(more, rules()))
+    assert (summary.kept, summary.train, summary.valid, summary.test) == (4, 2, 2, 2)
+    assert summary.left_out == {
+        "abstained: weak": 1,
+        "confidence below 0.5": 2,
+        HELD_OUT: 1,
+    }
+    assert summary.classes == [
+        ClassBalance("dog", 4, 4 / 7, 3, 0.75),
+        ClassBalance("car", 2, 2 / 7, 0, 0.0),
+        ClassBalance("cat", 1, 1 / 7, 1, 0.25),
+    ]
+
+
+def test_a_store_of_one_class_and_one_of_none_are_counted() -> None:
+    [only] = summarise(choose(frame(*graded("dog", 0.4)), rules()).with_columns(split=None)).classes
+    assert only == ClassBalance("dog", 1, 1.0, 0, 0.0)
+    nobody = summarise(choose(frame(), rules()).with_columns(split=pl.lit(None, pl.String)))
+    assert (nobody.kept, nobody.classes) == (0, [])

@@ -187,7 +187,7 @@ def test_vectors_deleted_by_hand_are_noticed_by_the_next_run_alone(
     only(store, "embeddings/*.parquet").unlink()
     assert plan(demo_config(store)).any
     with pytest.raises(StoreError, match=r"242 labelled images have no vector"):
-        stages.train(demo_config(store), None)
+        stages.train(demo_config(store))
     assert run_again(store).embed.embedded == 242
     require_equal(store, final_tables(demo_store))
 

@@ -39,6 +39,7 @@ Refine = Annotated[
     str | None,
     typer.Option("--refine", help="auto, none, neighbours, neighbours-strong or anchored."),
 ]
+Policy = Annotated[str | None, typer.Option("--policy", help="threshold, quantile or top-k.")]
 TopK = Annotated[int | None, typer.Option("--top-k", "-k", help="Answers per image.")]
 Assignments = Annotated[
     list[str] | None,

@@ -13,6 +13,7 @@ from flows.commands import (
     Labels,
     Model,
     Plain,
+    Policy,
     Precision,
     Refine,
     StoreFolder,
@@ -44,10 +45,11 @@ def demo(
                 "precision": "fp32",  # the same numbers on every machine
             },
             "labels": {"label_set": str(data / "labels.toml")},
+            "select": {"truth": str(data / "images")},
             "scan": {"settle_seconds": 0},  # nobody is still writing the bundled pictures
         }
     )
-    driver.run_and_show(config, plain=plain, as_json=as_json, truth=str(data / "images"))
+    driver.run_and_show(config, plain=plain, as_json=as_json)
 
 
 def init(
@@ -101,6 +103,7 @@ def run(
             "encoder.model": model,
             "encoder.device": device,
             "encoder.precision": precision,
+            "select.truth": truth,
         },
         assignments,
     )
@@ -111,7 +114,6 @@ def run(
         resolved,
         plain=plain,
         as_json=as_json,
-        truth=truth,
         retry_failed=retry_failed,
         wait=wait,
     )
@@ -167,12 +169,14 @@ def relabel(
 
 def select(
     store: StoreFolder = None,
+    policy: Policy = None,
     min_confidence: Annotated[
-        float | None, typer.Option("--min-confidence", help="0 to 1.")
+        float | None, typer.Option("--min-confidence", help="Less sure ones are left out, 0 to 1.")
     ] = None,
     max_per_class: Annotated[
         int | None, typer.Option("--max-per-class", help="Images kept of one class at most.")
     ] = None,
+    truth: Truth = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     wait: Wait = False,
@@ -184,15 +188,14 @@ def select(
     from pipeline.locking import writer_lock
     from pipeline.opening import open_store
 
-    resolved = resolve(
-        config,
-        {
-            "store": store,
-            "select.min_confidence": min_confidence,
-            "select.max_per_class": max_per_class,
-        },
-        assignments,
-    )
+    given = {
+        "store": store,
+        "select.policy": policy,
+        "select.truth": truth,
+        "select.min_confidence": min_confidence,
+        "select.max_per_class": max_per_class,
+    }
+    resolved = resolve(config, given, assignments)
     with writer_lock(open_store(resolved.store), wait=wait):
         tables.show_selection(stages.select(resolved), as_json=as_json)
 
@@ -217,12 +220,13 @@ def train(
 
     given = {
         "store": store,
+        "select.truth": truth,
         "train.side_text": side_text,
         "train.seed": seed,
         "encoder.model": model,
     }
     resolved = resolve(config, given, assignments)
-    summary = driver.train(resolved, plain=plain, truth=truth, wait=wait)
+    summary = driver.train(resolved, plain=plain, wait=wait)
     tables.show_training(summary, as_json=as_json)
 
 

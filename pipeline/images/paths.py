@@ -90,3 +90,16 @@ def name_of(text: str) -> str:
     """
     member = split_member(text)
     return posixpath.basename(member[0] if member else local_path(text))
+
+
+def folder_of(text: str) -> str:
+    """Return the folder that a file of any kind lies in; a member's is one of its tar.
+
+    >>> folder_of("tar://a/b.jpg::/shards/0.tar"), folder_of("s3://bucket/photos/c.jpg")
+    ('tar://a::/shards/0.tar', 's3://bucket/photos')
+    """
+    if text.startswith((_MEMBER, _QUOTED)):
+        member, between, tar = text.partition(_BETWEEN)
+        kind, _, name = member.partition("://")
+        return f"{kind}://{posixpath.dirname(name)}{between}{tar}"
+    return posixpath.dirname(text)

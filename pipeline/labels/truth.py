@@ -1,6 +1,7 @@
 """The true labels of some images, from a CSV file or from the names of their folders."""
 
 import csv
+import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,7 +44,7 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
     elif location.is_file():
         said, absent = _from_csv(store, location)
     else:
-        raise InputError(f"truth {given}: no such file or folder")
+        raise _missing(given)
     classes, names = label_set.index_of(), label_set.names
     labels: dict[str, str] = {}
     unmatched, contradicted = set(), set()
@@ -68,6 +69,31 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
         )
     outside = frozenset(unmatched - set(labels) - contradicted)
     return Truth(labels, len(outside), len(contradicted), absent, outside)
+
+
+def truth_state(given: str) -> str:
+    """Return what stands for a truth as it is now: what a file holds, or where a folder lies.
+
+    What a folder says of an image is told by the image's path, which the store knows.
+
+    Raises:
+        InputError: nothing there, or the file cannot be read.
+    """
+    location = Path(given).expanduser()
+    if is_url(given):
+        return given
+    if location.is_dir():
+        return whole_path(given)
+    try:
+        return hashlib.sha256(location.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise _missing(given) from None
+    except OSError as error:
+        raise InputError(f"truth {given}: cannot be read: {error}") from error
+
+
+def _missing(given: str) -> InputError:
+    return InputError(f"truth {given}: no such file or folder")
 
 
 def _from_folders(store: Store, folder: str, label_set: LabelSet) -> list[tuple[str, str]]:

@@ -21,8 +21,9 @@ def why_not(store: Store) -> str | None:
     if train["label"].n_unique() < 2:
         return (
             f"the selection's training split holds {len(train)} images of "
-            f"{train['label'].n_unique()} classes; a head needs at least 2 classes. "
-            "Lower select.min_confidence or add images"
+            f"{train['label'].n_unique()} classes, of {len(rows)} images kept; a head needs at "
+            "least 2 classes. Lower select.min_confidence, add images or, where all of them stay "
+            "on one side together, change select.split_by or select.duplicate_cosine"
         )
     return None
 

@@ -39,7 +39,7 @@ class Comparison:
     method: str
     agreement: float | None  # with the pseudo-labels of the validation split
     accuracy: float | None  # with the truth, on every image that has one
-    accuracy_unseen: float | None  # the same, on images that are in neither split
+    accuracy_unseen: float | None  # the same, on the test split
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class TrainSummary:
     epochs: int
     best_epoch: int
     truth: int  # images with a true label
-    truth_unseen: int  # those of them in neither split
+    truth_unseen: int  # those of them in the test split
     comparison: list[Comparison]
     seconds: float
 
@@ -167,8 +167,8 @@ def _gather(store: Store) -> _Rows:
 
 
 def _samples(rows: _Rows, side: Floats, classes: list[str], split: str) -> Samples:
-    chosen = (rows.frame["split"] == split).fill_null(False).to_numpy()
-    part = rows.frame.filter(chosen)
+    wanted = rows.frame["kept"] & rows.frame["split"].eq_missing(split)
+    part, chosen = rows.frame.filter(wanted), wanted.to_numpy()
     number = {name: index for index, name in enumerate(classes)}
     labels: Ints = np.array([number[name] for name in part["label"]], np.int64)
     weights = part["weight"].to_numpy().astype(np.float32)
@@ -187,13 +187,14 @@ def _unheard(epoch: Epoch) -> None:
 def _compare(
     frame: pl.DataFrame, answers: dict[str, np.ndarray], truth: Truth | None
 ) -> tuple[list[Comparison], int, int]:
-    """Return a line per method, the number of images with truth, and of unseen ones."""
-    valid = (frame["split"] == "valid").fill_null(False).to_numpy()
+    """Return a line per method, the number of images with truth, and of those for testing."""
+    valid, test = (frame["split"].eq_missing(side).to_numpy() for side in ("valid", "test"))
+    valid = valid & frame["kept"].to_numpy()
     pseudo = frame["label"].to_numpy()
     known = truth.labels if truth else {}
     right = np.array([known.get(image_id) for image_id in frame["image_id"]], object)
     has_truth = np.array([label is not None for label in right], bool)
-    unseen = has_truth & ~frame["kept"].to_numpy()
+    unseen = has_truth & test
     lines = [
         Comparison(
             method=method,
