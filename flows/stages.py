@@ -19,7 +19,7 @@ from flows.resources import (
     require_device,
     stored_label_vectors,
 )
-from flows.stale import mlp_settings, select_settings
+from flows.stale import mlp_settings, select_settings, side_settings
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
@@ -207,8 +207,9 @@ def train(config: Config, truth: str | None) -> "TrainSummary":
     return train_head(
         store,
         settings=MlpSettings(**mlp_settings(config)),
-        side_text=config.train.side_text,
+        side=side_settings(config),
         encoder=lambda: encoder(config),
+        allow_leakage=config.train.allow_leakage,
         truth=known,
     )
 

@@ -9,6 +9,7 @@ from pipeline.labels.labelling import current_table, missing_parts, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
 from pipeline.training import freshness, selection
+from pipeline.training.side.settings import SideSettings
 
 
 def stale_stages(config: Config) -> list[str]:
@@ -36,7 +37,7 @@ def stale_stages(config: Config) -> list[str]:
 def head_is_current(config: Config) -> bool:
     """Tell whether the saved head is the one that would be trained now, or none can be."""
     store = open_store(config.store)
-    wanted = freshness.train_fingerprint(store, mlp_settings(config), config.train.side_text)
+    wanted = freshness.train_fingerprint(store, mlp_settings(config), side_settings(config))
     fresh = freshness.head_fingerprint(store) == wanted
     return fresh or freshness.why_not(store) is not None
 
@@ -54,4 +55,11 @@ def select_settings(config: Config) -> list[float]:
 
 def mlp_settings(config: Config) -> dict[str, Any]:
     """Return the fields of `MlpSettings`."""
-    return config.train.model_dump(exclude={"every_run", "side_text"})
+    others = {"every_run", "side_text", "side_columns", "side_use", "allow_leakage"}
+    return config.train.model_dump(exclude=others)
+
+
+def side_settings(config: Config) -> SideSettings:
+    """Return what is to be used beside the images."""
+    wanted = config.train
+    return SideSettings(wanted.side_text, wanted.side_columns, wanted.side_use)

@@ -120,6 +120,8 @@ def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
             cells += [percent(line.accuracy), percent(line.accuracy_unseen)]
         shown.add_row(*cells)
     show(title, shown)
+    for said in [*summary.side, *([summary.leakage.words] if summary.leakage else [])]:
+        out.print(said)
 
 
 def show_verification(summary: "VerifySummary", *, as_json: bool) -> None:

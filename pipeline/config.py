@@ -115,8 +115,20 @@ class TrainConfig(Section):
     every_run: bool = Field(True, description="train after each run that changed the selection")
     side_text: str = Field(
         "none",
-        description="none | file-name | shards (key.txt, key.json of tar members) | a CSV file "
-        "with the columns path and text",
+        description="none | file-name | captions (of `pseudolabel caption`) | shards (key.txt, "
+        "key.json of tar members) | shards:FIELD (of key.json) | a CSV file with the columns path "
+        "(or image_id) and text",
+    )
+    side_columns: str = Field(
+        "", description="a CSV or Parquet file with path (or image_id) and columns; empty: none"
+    )
+    side_use: str = Field(
+        "",
+        description='its columns that are used, such as "taken:time,camera,lat,lon"; kinds: '
+        "numeric | categorical | time | lat | lon; *: all others; empty: all, kinds guessed",
+    )
+    allow_leakage: bool = Field(
+        False, description="train even where side information says nearly as much as the image"
     )
     hidden: int = Field(256, ge=1, description="width of the hidden layer")
     dropout: float = Field(0.3, ge=0, lt=1, description="0 to 1")
@@ -189,8 +201,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
         values.setdefault("labels", {})["label_set"] = anchored(config.labels.label_set)
     if "model" in values.get("encoder", {}):
         values["encoder"]["model"] = _anchored_model(config.encoder.model, base)
-    if config.train.side_text.endswith(".csv"):
+    if config.train.side_text.casefold().endswith((".csv", ".parquet")):
         values["train"]["side_text"] = anchored(config.train.side_text)
+    if config.train.side_columns:
+        values["train"]["side_columns"] = anchored(config.train.side_columns)
     return values
 
 

@@ -37,6 +37,9 @@ unknown_above = 0.5
 [train]
 every_run = false
 side_text = "file-name"
+side_columns = "side.csv"
+side_use = "lat,lon"
+allow_leakage = true
 hidden = 1
 dropout = 0
 label_smoothing = 0.2
@@ -123,7 +126,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     file.write_text(
         'store = "out"\nsources = ["in", "/photos", "s3://bucket/x", "~/p"]\n'
         '[encoder]\nmodel = "local-dir:clip"\n[labels]\nlabel_set = "sub/l.toml"\n'
-        '[train]\nside_text = "t.csv"\n'
+        '[train]\nside_text = "t.csv"\nside_columns = "c.parquet"\n'
     )
     config = make_config(read_config_file(file))
     assert config.store == str(tmp_path / "out")
@@ -132,6 +135,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     assert config.encoder.model == f"local-dir:{tmp_path}/clip"
     assert config.labels.label_set == str(tmp_path / "sub/l.toml")
     assert config.train.side_text == str(tmp_path / "t.csv")
+    assert config.train.side_columns == str(tmp_path / "c.parquet")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,6 +25,7 @@ from pipeline.training.heads.mlp import MlpSettings, MultimodalMLP, fit_logistic
 from pipeline.training.models import load_head
 from pipeline.training.predict import predict_store, predict_vectors
 from pipeline.training.samples import Samples
+from pipeline.training.side.settings import SideSettings
 from pipeline.training.train import TrainSummary, train
 from pipeline.vectors import iterate_vectors
 from tests.conftest import DATA, demo_config
@@ -164,7 +166,11 @@ def test_a_saved_head_answers_as_it_did(trained: Trained) -> None:
     saved = load_head(store)
     _, ids, vectors = next(iterate_vectors(store))
     answers = predict_vectors(
-        store, saved, vectors.astype(np.float32), [""] * len(ids), _no_encoder
+        store,
+        saved,
+        vectors.astype(np.float32),
+        pl.DataFrame({"image_id": ids, "path": [""] * len(ids)}),
+        _no_encoder,
     )
     truth = read_truth(store, str(DATA / "images"), current_labels(store).label_set)
     said = np.array(saved.classes)[answers.argmax(axis=1)]
@@ -213,7 +219,8 @@ def test_side_text_of_captions_is_embedded_once_and_used(
         return Counting()  # type: ignore[return-value]
 
     for _ in range(2):
-        train(store, settings=SETTINGS, side_text=str(captions), encoder=counting)
+        side = SideSettings(str(captions))
+        train(store, settings=SETTINGS, side=side, encoder=counting)
     assert calls == [["a on a sofa", "snow"]]  # "cat" would have given the label away
     assert load_head(store).head.sizes == {"image": 128, "side": 128, "hidden": 32}
 

@@ -9,6 +9,7 @@ from pipeline.errors import InputError
 from pipeline.store import Store
 from pipeline.training.freshness import FOLDER, HEAD_JSON
 from pipeline.training.heads.mlp import MultimodalMLP
+from pipeline.training.side.encoding import SideEncoding
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class SavedHead:
 
     head: MultimodalMLP
     classes: list[str]  # the label of each output, in order
-    side_text: str  # as in config.TrainConfig
+    side: SideEncoding  # of what it sees beside the image
     about: dict[str, object]  # the whole of head.json
 
 
@@ -48,12 +49,12 @@ def load_head(store: Store) -> SavedHead:
         DamagedFileError: its files are not as they were written.
     """
     about, data = store.steadily(lambda: _read_head(store))
-    classes, sizes = about["classes"], about["sizes"]
-    assert isinstance(classes, list) and isinstance(sizes, dict)
+    classes, sizes, side = about["classes"], about["sizes"], about["side"]
+    assert isinstance(classes, list) and isinstance(sizes, dict) and isinstance(side, dict)
     head = MultimodalMLP(classes=len(classes), dropout=0.0, **sizes)
     head.load_state_dict(safetensors.torch.load(data))
     head.eval()
-    return SavedHead(head, [str(name) for name in classes], str(about["side_text"]), about)
+    return SavedHead(head, [str(name) for name in classes], SideEncoding.from_json(side), about)
 
 
 def _read_head(store: Store) -> tuple[dict[str, object], bytes]:

@@ -21,7 +21,7 @@ from pipeline.store import Store
 from pipeline.tables import PREDICTIONS
 from pipeline.training.freshness import HEAD, head_fingerprint
 from pipeline.training.models import SavedHead, load_head
-from pipeline.training.side_text import side_vectors
+from pipeline.training.side.information import read_side
 from pipeline.vectors import iterate_vectors
 
 TABLE = f"predictions/{HEAD}"
@@ -56,7 +56,8 @@ def predict_store(
         if store.fingerprint(TABLE, part) == made_of:
             continue
         names = [paths.get(image_id, "") for image_id in ids]
-        answers = predict_vectors(store, head, vectors.astype(np.float32), names, encoder)
+        images = pl.DataFrame({"image_id": ids, "path": names})
+        answers = predict_vectors(store, head, vectors.astype(np.float32), images, encoder)
         rows = _rows(ids, answers, head.classes, top_k)
         store.write_part(TABLE, part, rows, made_of)
         predicted += len(rows)
@@ -67,7 +68,7 @@ def predict_vectors(
     store: Store,
     head: SavedHead,
     vectors: Floats,
-    paths: list[str],
+    images: pl.DataFrame,
     encoder: Callable[[], ImageEncoder],
 ) -> Floats:
     """Return the head's class probabilities (N, C) for (N, D) image vectors.
@@ -76,14 +77,14 @@ def predict_vectors(
         store: caches side texts.
         head: as `load_head` returns it.
         vectors: rows of unit length, of the encoder that the head was trained on.
-        paths: of the images, for side texts.
+        images: image_id and path of the images, for side information.
         encoder: called only when side texts are to be embedded.
 
     Raises:
         InputError: the vectors are of another dimension than the head's.
     """
     label_set = LabelSet.model_validate(head.about["label_set"])
-    side = side_vectors(store, head.side_text, paths, label_set, encoder)
+    side = read_side(store, head.side.settings, label_set, encoder, images).encode(head.side)
     sizes = head.head.sizes
     if (vectors.shape[1], side.shape[1]) != (sizes["image"], sizes["side"]):
         raise InputError(

@@ -20,12 +20,15 @@ from pipeline.errors import InputError, StoreError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
+from pipeline.training import leakage
 from pipeline.training.freshness import train_fingerprint, why_not
 from pipeline.training.heads.mlp import MlpSettings, fit_logistic, fit_mlp
 from pipeline.training.models import save_head
 from pipeline.training.samples import Samples
 from pipeline.training.selection import TABLE
-from pipeline.training.side_text import side_vectors
+from pipeline.training.side.encoding import SideEncoding
+from pipeline.training.side.information import SideInformation, read_side
+from pipeline.training.side.settings import SideSettings
 from pipeline.vectors import iterate_vectors
 
 ZERO_SHOT = "zero-shot labels"
@@ -54,6 +57,8 @@ class TrainSummary:
     truth: int  # images with a true label
     truth_unseen: int  # those of them in neither split
     comparison: list[Comparison]
+    side: list[str]  # what was used beside the images; empty: nothing
+    leakage: leakage.LeakageFinding | None  # null: there is nothing beside the images
     seconds: float
 
 
@@ -61,8 +66,9 @@ def train(
     store: Store,
     *,
     settings: MlpSettings,
-    side_text: str,
+    side: SideSettings,
     encoder: Callable[[], ImageEncoder],
+    allow_leakage: bool = False,
     truth: Truth | None = None,
 ) -> TrainSummary:
     """Fit the multimodal MLP to the selection, compare it with two baselines and save it.
@@ -70,12 +76,13 @@ def train(
     Args:
         store: the store; it must hold a selection.
         settings: of the MLP.
-        side_text: none, file-name, or a CSV file, as in `side_text`.
+        side: what is known beside the images.
         encoder: called only when side texts are to be embedded.
+        allow_leakage: go on where side information says nearly as much as the image.
         truth: for the comparison only; training never sees it.
 
     Raises:
-        InputError: there is nothing to learn from.
+        InputError: there is nothing to learn from, or side information leaks labels.
     """
     reason = why_not(store)
     if reason:
@@ -83,33 +90,35 @@ def train(
     started = time.monotonic()
     rows = _gather(store)
     label_set = current_labels(store).label_set
-    side = side_vectors(store, side_text, rows.frame["path"].to_list(), label_set, encoder)
-    if side.shape[1] and not side.any():
-        raise InputError(f"side text {side_text}: no image here has any; is it of these images?")
+    beside = read_side(store, side, label_set, encoder, rows.frame)
+    encoding = beside.fit(np.flatnonzero((rows.frame["split"] == "train").fill_null(False)))
+    finding = _look_for_leaks(rows, beside, encoding) if side else None
+    if finding:
+        finding.require(allow=allow_leakage)
+    numbers = beside.encode(encoding)
     kept = rows.frame.filter("kept")
     classes = [name for name in label_set.names if name in set(kept["label"])]
-    training, validation = (_samples(rows, side, classes, split) for split in ("train", "valid"))
+    training, validation = (_samples(rows, numbers, classes, split) for split in ("train", "valid"))
     fitted = fit_mlp(training, validation, classes=len(classes), settings=settings)
     logistic = fit_logistic(training)
     answers = {
         ZERO_SHOT: rows.frame["top_label"].to_numpy(),
         "logistic regression": _named(logistic, rows.vectors, classes),
-        "MLP": np.array(classes)[fitted.head.predict_proba(rows.vectors, side).argmax(axis=1)],
+        "MLP": np.array(classes)[fitted.head.predict_proba(rows.vectors, numbers).argmax(axis=1)],
     }
     comparison, known, unseen = _compare(rows.frame, answers, truth)
     about: dict[str, object] = {
         "classes": classes,
         "sizes": fitted.head.sizes,
-        "side_text": side_text,
+        "side": encoding.as_json(),
+        "leakage": asdict(finding) if finding else None,
         "settings": asdict(settings),
         "label_set": label_set.model_dump(mode="json"),
         "encoder": asdict(identity) if (identity := store.identity()) else None,
         "comparison": [asdict(line) for line in comparison],
         "losses": [asdict(epoch) for epoch in fitted.epochs],
     }
-    path = save_head(
-        store, fitted.head, about, train_fingerprint(store, asdict(settings), side_text)
-    )
+    path = save_head(store, fitted.head, about, train_fingerprint(store, asdict(settings), side))
     return TrainSummary(
         head=path,
         classes=len(classes),
@@ -120,6 +129,8 @@ def train(
         truth=known,
         truth_unseen=unseen,
         comparison=comparison,
+        side=beside.told(),
+        leakage=finding,
         seconds=round(time.monotonic() - started, 3),
     )
 
@@ -136,7 +147,8 @@ def _gather(store: Store) -> _Rows:
     run = current_labels(store)
     labels = store.read(run.table, ["image_id", "topk_labels"]).unique("image_id")
     labels = labels.select("image_id", top_label=pl.col("topk_labels").list.first())
-    selection = store.read(TABLE, ["image_id", "label", "weight", "split", "kept"])
+    chosen = ["image_id", "label", "weight", "split", "duplicate_group", "kept"]
+    selection = store.read(TABLE, chosen)
     frame = (
         present_images(store)
         .join(labels, on="image_id", how="inner", maintain_order="left")
@@ -163,6 +175,26 @@ def _gather(store: Store) -> _Rows:
             "`pseudolabel run` first"
         )
     return _Rows(frame, vectors)
+
+
+def _look_for_leaks(
+    rows: _Rows, side: SideInformation, encoding: SideEncoding
+) -> leakage.LeakageFinding:
+    # An image without side information would hide what that of the others gives away.
+    kept = rows.frame.with_row_index("row").filter(pl.col("kept") & pl.Series(side.known()))
+    some = leakage.draw(kept["image_id"].to_list(), kept["label"].to_list())
+    kept = kept[some]
+    at = kept["row"].to_numpy().astype(np.int64)
+    names, labels = np.unique(kept["label"].to_numpy(), return_inverse=True)
+    groups = kept.select(pl.coalesce("duplicate_group", "image_id")).to_series().rank("dense")
+    drawn = leakage.Drawn(
+        labels=labels,
+        groups=groups.to_numpy().astype(np.int64),
+        images=rows.vectors[at],
+        side=side.encode(encoding, at),
+        texts=None if side.texts is None else [side.texts[row] for row in at],
+    )
+    return leakage.find_leakage(drawn, names.tolist(), encoding)
 
 
 def _samples(rows: _Rows, side: Floats, classes: list[str], split: str) -> Samples:
