@@ -62,9 +62,11 @@ class _Bars:
         self._progress = progress
         self._started, self._failed = time.monotonic(), 0
         self._present: TaskID | None = None
+        self._unit = "images"
 
-    def stage(self, name: str, total: int = 0) -> None:
+    def stage(self, name: str, total: int = 0, unit: str = "images") -> None:
         self._finish()
+        self._unit = unit
         self._started, self._failed = time.monotonic(), 0
         self._present = self._progress.add_task(name, total=total or None, detail="")
 
@@ -76,7 +78,7 @@ class _Bars:
         completed = self._progress.tasks[self._progress.task_ids.index(self._present)].completed
         rate = completed / max(time.monotonic() - self._started, 1e-9)
         failed_note = f", {self._failed} unreadable" if self._failed else ""
-        self._progress.update(self._present, detail=f"{rate:.0f} images/s{failed_note}")
+        self._progress.update(self._present, detail=f"{rate:.0f} {self._unit}/s{failed_note}")
 
     def _finish(self) -> None:
         if self._present is not None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows import stages
+from flows import stages, training
 from flows.labelling import answer
 from flows.progress import listener
 from flows.runners import Steps, Tasks
@@ -127,7 +127,7 @@ def _take_drop(
             select=run("select", stages.select, config),
         )
     reason = _why_not_train(config, has_selection=drop.select is not None)
-    trained = None if reason else run("train", stages.train, config)
+    trained = None if reason else run("train", training.train, config)
     if stages.too_many_parts(config):
         drop = replace(drop, compact=run("compact", stages.compact, config))
     drop = replace(drop, train=trained, not_trained=reason, seconds=clock.seconds())
@@ -161,7 +161,7 @@ def train_head(config: Config, tasks: Tasks, options: Options) -> "TrainSummary"
             listener.get().stage("select")
             tasks.run("select", stages.select, config)
         listener.get().stage("train")
-        return tasks.run("train", stages.train, config)
+        return tasks.run("train", training.train, config)
 
 
 def _why_not_train(config: Config, *, has_selection: bool) -> str | None:

@@ -10,7 +10,7 @@ from typing import Protocol
 class Listener(Protocol):
     """Hears how a run gets on."""
 
-    def stage(self, name: str, total: int = 0) -> None:
+    def stage(self, name: str, total: int = 0, unit: str = "images") -> None:
         """Hear that a stage begins, and how many files it will go through (0: unknown)."""
 
     def advance(self, done: int, failed: int) -> None:
@@ -20,7 +20,7 @@ class Listener(Protocol):
 class Silence:
     """Listens to nothing."""
 
-    def stage(self, name: str, total: int = 0) -> None:
+    def stage(self, name: str, total: int = 0, unit: str = "images") -> None:
         """Do nothing."""
 
     def advance(self, done: int, failed: int) -> None:

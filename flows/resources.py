@@ -13,8 +13,10 @@ from pipeline.store import Store
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.device_decoding import DeviceDecoder
     from pipeline.clip.encoder import Encoder
+    from pipeline.clip.loading import LoadedModel
     from pipeline.images.decoding import Decode, Fit
     from pipeline.images.workers import Decoders
+    from pipeline.training.heads.base import TextClassifier
 
 _encoders: dict[tuple[str, str, str, bool], "Encoder"] = {}
 _loading = threading.Lock()  # two threads must not load one model twice
@@ -85,6 +87,43 @@ def stored_label_vectors(config: Config, store: Store) -> LabelVectors:
     from pipeline.clip.prompts import cached_label_vectors
 
     return cached_label_vectors(store, label_set(config), lambda: encoder(config))
+
+
+def text_classifier(
+    config: Config, store: Store, classes: LabelSet
+) -> "tuple[TextClassifier, LabelVectors]":
+    """Return what the texts of a label set say of the store's images, and their vectors.
+
+    The first time they are made: only then is the model loaded.
+
+    Raises:
+        InputError: the store holds no embeddings yet.
+    """
+    from pipeline.clip.prompts import cached_label_vectors
+    from pipeline.training.heads.base import TextClassifier
+
+    identity = store.identity()
+    if identity is None:
+        raise InputError(f"{store.location}: holds no embeddings yet; `pseudolabel run` makes them")
+    vectors = cached_label_vectors(store, classes, lambda: encoder(config))
+    names = tuple(classes.names)
+    return TextClassifier(names, vectors.classes, identity.logit_scale), vectors
+
+
+def loaded_model(config: Config) -> "LoadedModel":
+    """Load the config's model once more, whole and in full precision: to learn prompts through."""
+    from pipeline.clip.loading import load_model
+
+    return load_model(config.encoder.model)
+
+
+def training_device(config: Config) -> str:
+    """Return where heads are trained: on the GPU where there is one and the config lets it."""
+    import torch
+
+    if config.encoder.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.encoder.device
 
 
 def decoders(config: Config, processes: int) -> "Decoders":

@@ -19,7 +19,7 @@ from flows.resources import (
     require_device,
     stored_label_vectors,
 )
-from flows.stale import head_settings, select_settings
+from flows.stale import select_settings
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
@@ -46,7 +46,6 @@ from pipeline.training import selection
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.embed import EmbedSummary
-    from pipeline.training.train import TrainSummary
 
 _REMOTE_READERS = 16  # an object takes long to come, and little of this machine meanwhile
 
@@ -187,23 +186,6 @@ def index(config: Config) -> search_index.IndexSummary:
 def select(config: Config) -> selection.SelectSummary:
     """Choose the images worth training on."""
     return selection.select(open_store(config.store), select_settings(config))
-
-
-def train(config: Config) -> "TrainSummary":
-    """Train the head on the selection."""
-    from pipeline.labels.truth import read_truth
-    from pipeline.training.heads.base import HeadSettings
-    from pipeline.training.train import train as train_head
-
-    store, truth = open_store(config.store), config.select.truth
-    known = read_truth(store, truth, current_labels(store).label_set) if truth else None
-    return train_head(
-        store,
-        settings=HeadSettings(**head_settings(config)),
-        side_text=config.train.side_text,
-        encoder=lambda: encoder(config),
-        truth=known,
-    )
 
 
 def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:

@@ -1,7 +1,6 @@
 """What of a store is stale: which stages would make something else now than it holds."""
 
 from dataclasses import fields
-from typing import Any
 
 from flows.resources import question
 from pipeline.config import Config
@@ -10,8 +9,12 @@ from pipeline.labels.labelling import current_table, missing_parts, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
 from pipeline.training import freshness, selection
+from pipeline.sections import HEAD_KINDS
+from pipeline.training.heads.base import HeadSettings
 from pipeline.training.policies import Rules
+from pipeline.training.recipe import Recipe
 from pipeline.training.selection import SelectSettings
+from pipeline.training.side.settings import SideSettings
 
 
 def stale_stages(config: Config) -> list[str]:
@@ -39,8 +42,8 @@ def stale_stages(config: Config) -> list[str]:
 def head_is_current(config: Config) -> bool:
     """Tell whether the saved head is the one that would be trained now, or none can be."""
     store = open_store(config.store)
-    wanted = freshness.train_fingerprint(store, head_settings(config), config.train.side_text)
-    fresh = freshness.head_fingerprint(store) == wanted
+    wanted = recipe(config)
+    fresh = freshness.head_fingerprint(store) == freshness.train_fingerprint(store, wanted)
     return fresh or freshness.why_not(store) is not None
 
 
@@ -51,14 +54,25 @@ def select_settings(config: Config) -> SelectSettings:
     return SelectSettings(rules=rules, **wanted)
 
 
-def head_settings(config: Config) -> dict[str, Any]:
-    """Return the fields of `HeadSettings`."""
-    fixed = {
-        "loss": "cross-entropy",
-        "soft_targets": False,
-        "mixup": 0.0,
-        "pull": 0.01,
-        "fusion": "concat",
-        "device": "cpu",
-    }
-    return fixed | config.train.model_dump(exclude={"every_run", "side_text"})
+def recipe(config: Config, device: str = "cpu") -> Recipe:
+    """Return what is to be trained, on a device."""
+    wanted = config.train
+    side = SideSettings(wanted.side_text, wanted.side_columns, wanted.side_use)
+    knobs = wanted.model_dump()
+    given = {field.name: knobs[field.name] for field in fields(HeadSettings) if field.name in knobs}
+    return Recipe(
+        heads=_heads(wanted.heads, beside=bool(side)),
+        settings=HeadSettings(**given, device=device),
+        side=side,
+        allow_leakage=wanted.allow_leakage,
+    )
+
+
+def _heads(asked: str, *, beside: bool) -> tuple[str, ...]:
+    """Return the kinds of heads, the preferred one first."""
+    if asked == "auto":
+        return ("multimodal", "linear") if beside else ("linear",)
+    if asked != "all":
+        return tuple(dict.fromkeys(asked.split(",")))
+    first = ("multimodal",) if beside else ()
+    return (*first, *(kind for kind in HEAD_KINDS if beside or kind != "multimodal"))

@@ -121,18 +121,21 @@ def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
         return
     title = (
         f"Training: {summary.train} samples of {summary.classes} classes, {summary.valid} held "
-        f"out, best of {summary.epochs} epochs: {summary.best_epoch}, {summary.seconds:.1f} s"
+        f"out, {summary.seconds:.1f} s"
     )
-    columns = ["method", "agreement with held-out pseudo-labels"]
-    if summary.truth:
-        columns += [f"accuracy on {summary.truth}", f"on {summary.truth_unseen} for testing"]
-    shown = table(*columns, right=tuple(columns[1:]))
+    by_truth = summary.measured_by == "truth"
+    right = "accuracy" if by_truth else "agreement with pseudo-labels"
+    columns = [right, "mean recall", "calibration error", "seconds"]
+    shown = table(f"on {summary.measured_on} held out", *columns, right=tuple(columns))
     for line in summary.comparison:
-        cells = [line.method, percent(line.agreement)]
-        if summary.truth:
-            cells += [percent(line.accuracy), percent(line.accuracy_unseen)]
-        shown.add_row(*cells)
+        took = "-" if line.seconds is None else f"{line.seconds:.1f}"
+        shares = (line.accuracy, line.macro_recall, line.calibration_error)
+        style = "bold" if line.method == summary.kind else None
+        shown.add_row(line.method, *map(percent, shares), took, style=style)
     show(title, shown)
+    out.print(f"saved: {summary.kind} ({summary.chosen})")
+    for said in [*summary.side, *([summary.leakage.words] if summary.leakage else [])]:
+        out.print(said)
 
 
 def show_verification(summary: "VerifySummary", *, as_json: bool) -> None:

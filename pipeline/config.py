@@ -2,171 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import InputError
+from pipeline.sections import (
+    EncoderConfig,
+    LabelsConfig,
+    RunConfig,
+    ScanConfig,
+    Section,
+    SelectConfig,
+    TrainConfig,
+)
 from pipeline.validation import explain, read_toml
-
-
-class Section(BaseModel):
-    """A group of knobs: unknown keys are refused, values cannot change once made."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True
-    )
-
-
-class EncoderConfig(Section):
-    """The CLIP model and how it is run."""
-
-    model: str = Field(
-        "ViT-B-32/datacomp_xl_s13b_b90k",
-        description="architecture/pretrained tag, architecture/checkpoint file, hf-hub:org/name "
-        "or local-dir:folder",
-    )
-    device: str = Field(
-        "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="auto | cpu | cuda | cuda:1; auto and cuda: all GPUs of this machine",
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="auto | fp32 | bf16 | fp16; auto: the fastest the device does well"
-    )
-    batch_size: int = Field(
-        0, ge=0, description="images per forward pass; 0: the fastest is found while running"
-    )
-    compile: bool = Field(False, description="torch.compile: slow to start, may run faster")
-    decode: Literal["fast", "exact", "gpu"] = Field(
-        "fast",
-        description="fast (vectors agree to 0.9999) | exact: bit for bit open_clip's preprocessing "
-        "| gpu: JPEGs on the GPU",
-    )
-
-
-class ScanConfig(Section):
-    """Which files are taken."""
-
-    settle_seconds: float = Field(
-        30,
-        ge=0,
-        le=31_536_000,
-        description="a file younger than this, in seconds, waits for the next run",
-    )
-    decode_seconds: float = Field(
-        60, gt=0, description="a file that takes longer to decode is recorded as unreadable"
-    )
-    max_pixels: int = Field(
-        178_956_970,
-        ge=1,
-        description="larger pictures are recorded as unreadable, not decoded",
-    )
-
-
-class LabelsConfig(Section):
-    """What is asked of each image."""
-
-    label_set: str = Field(
-        "labels.toml", min_length=1, description='a TOML file, or names: "dog,cat,car"'
-    )
-    template: str = Field(
-        "",
-        description='used for every label, such as "an eye with {}"; or a set: one | cifar | '
-        "imagenet",
-    )
-    top_k: int = Field(5, ge=1, description="labels kept per image, likeliest first")
-    abstain_below: float = Field(
-        0.0, ge=0, le=1, description="an image whose confidence is lower gets no label, 0 to 1"
-    )
-    refine: Literal["auto", "none", "neighbours", "neighbours-strong", "anchored"] = Field(
-        "auto",
-        description="auto (neighbours-strong, or what an audit has chosen) | none | neighbours | "
-        "neighbours-strong (similar images vote, too; from 300 on) | anchored (all classes there)",
-    )
-    unknown: Literal["cosine", "mcm", "energy", "reject"] = Field(
-        "cosine",
-        description="how images that no class fits are told: cosine | mcm | energy | reject",
-    )
-    unknown_above: float = Field(
-        2.0,
-        ge=-2,
-        le=2,
-        description="an image whose unknown_score is higher gets no label; 2: all do",
-    )
-
-
-class SelectConfig(Section):
-    """Which labelled images are good enough to train on, and which are held out."""
-
-    policy: Literal["threshold", "quantile", "top-k"] = Field(
-        "threshold",
-        description="threshold (all that are sure enough) | quantile (the best share of each "
-        "class) | top-k (the best per_class of each class)",
-    )
-    min_confidence: float = Field(
-        0.5, ge=0, le=1, description="less sure images are left out by every policy, 0 to 1"
-    )
-    max_per_class: int = Field(5000, ge=1, description="the most confident ones, per class")
-    share: float = Field(0.5, gt=0, le=1, description="of each class: quantile")
-    per_class: int = Field(16, ge=1, description="images: top-k")
-    floor: float = Field(
-        0.7,
-        ge=0,
-        le=1,
-        description="quantile, top-k: an image less sure than this x the median is left out",
-    )
-    min_members: int = Field(
-        2, ge=1, description="quantile, top-k: smaller classes are left out, for they may be absent"
-    )
-    duplicate_cosine: float = Field(
-        0.98, gt=0, le=1, description="images at least this similar are near-duplicates"
-    )
-    split_by: Literal["near-duplicates", "folder"] = Field(
-        "near-duplicates", description="what stays on one side together: near-duplicates | folder"
-    )
-    valid_share: float = Field(
-        0.2, gt=0, lt=1, description="share that is held out for early stopping"
-    )
-    truth: str = Field(
-        "",
-        description="a CSV file (path,label) or a folder with true labels: its images are held "
-        "out for testing (a fifth of them, where it knows more than half of all)",
-    )
-
-
-class TrainConfig(Section):
-    """The multimodal MLP head."""
-
-    every_run: bool = Field(True, description="train after each run that changed the selection")
-    side_text: str = Field(
-        "none",
-        description="none | file-name | shards (key.txt, key.json of tar members) | a CSV file "
-        "with the columns path and text",
-    )
-    hidden: int = Field(256, ge=1, description="width of the hidden layer")
-    dropout: float = Field(0.3, ge=0, lt=1, description="0 to 1")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="0 to 1")
-    learning_rate: float = Field(1e-3, gt=0, description="of AdamW")
-    weight_decay: float = Field(1e-2, ge=0, description="of AdamW")
-    batch_size: int = Field(256, ge=2, description="samples per step")
-    max_epochs: int = Field(100, ge=1, description="passes over the training split at most")
-    patience: int = Field(10, ge=1, description="epochs without a better validation loss")
-    seed: int = Field(0, ge=0, description="same seed, same weights")
-
-
-class RunConfig(Section):
-    """Where and in which portions the work is done."""
-
-    engine: Literal["local"] = Field("local", description="local")
-    shard_rows: int = Field(8192, ge=1, description="images per task and per part")
-    part_rows: int = Field(65_536, ge=1, description="rows of a part that `compact` makes, at most")
-    compact_after: int = Field(
-        64, ge=0, description="a run that leaves more small parts than this merges them; 0: never"
-    )
-    decode_workers: int = Field(
-        0, ge=0, description="processes that decode images; 0: one per core"
-    )
 
 
 class Config(Section):
@@ -217,8 +67,10 @@ def read_config_file(path: Path) -> dict[str, Any]:
         values["encoder"]["model"] = _anchored_model(config.encoder.model, base)
     if config.select.truth:
         values["select"]["truth"] = anchored(config.select.truth)
-    if config.train.side_text.endswith(".csv"):
+    if config.train.side_text.casefold().endswith((".csv", ".parquet")):
         values["train"]["side_text"] = anchored(config.train.side_text)
+    if config.train.side_columns:
+        values["train"]["side_columns"] = anchored(config.train.side_columns)
     return values
 
 

@@ -164,6 +164,6 @@ def _derived(store: Store, part: str) -> list[str]:
     return [
         name
         for name in store.folder.sizes()
-        if name.split("/")[0] in ("labels", "neighbours", "predictions")
+        if name.split("/")[0] in ("labels", "neighbours")
         and name.endswith(f"/{part}.parquet" if part else ".parquet")
     ]

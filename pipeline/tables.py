@@ -102,17 +102,6 @@ AUDITS = pa.schema(  # the last row of an image counts
     ]
 )
 
-PREDICTIONS = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("label", pa.string()),
-        ("score", pa.float32()),  # the head's probability of the label, 0 to 1
-        ("topk_labels", pa.list_(pa.string())),
-        ("topk_scores", pa.list_(pa.float32())),
-    ]
-)
-
-
 def embeddings(dimension: int) -> pa.Schema:
     """Return the schema of `embeddings` for vectors of `dimension` components."""
     return pa.schema(
@@ -136,6 +125,5 @@ def schema_of(table: str, dimension: int = 1) -> pa.Schema:
         "neighbours": NEIGHBOURS,
         "selections": SELECTIONS,
         "audits": AUDITS,
-        "predictions": PREDICTIONS,
     }
     return embeddings(dimension) if kind == "embeddings" else fixed[kind]

@@ -48,6 +48,9 @@ truth = "t.csv"
 [train]
 every_run = false
 side_text = "file-name"
+side_columns = "side.csv"
+side_use = "lat,lon"
+allow_leakage = true
 hidden = 1
 dropout = 0
 label_smoothing = 0.2
@@ -134,7 +137,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     file.write_text(
         'store = "out"\nsources = ["in", "/photos", "s3://bucket/x", "~/p"]\n'
         '[encoder]\nmodel = "local-dir:clip"\n[labels]\nlabel_set = "sub/l.toml"\n'
-        '[select]\ntruth = "true"\n[train]\nside_text = "t.csv"\n'
+        '[select]\ntruth = "true"\n[train]\nside_text = "t.csv"\nside_columns = "c.parquet"\n'
     )
     config = make_config(read_config_file(file))
     assert config.store == str(tmp_path / "out")
@@ -144,6 +147,7 @@ def test_relative_paths_count_from_the_config_file(tmp_path: Path) -> None:
     assert config.labels.label_set == str(tmp_path / "sub/l.toml")
     assert config.select.truth == str(tmp_path / "true")
     assert config.train.side_text == str(tmp_path / "t.csv")
+    assert config.train.side_columns == str(tmp_path / "c.parquet")
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,13 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Apply the trained head to image files, or to every image of the store."""
+    import polars as pl
+
     from flows import resources
     from flows.console import out, percent, print_json, show, table
     from flows.settings import resolve
+    from pipeline.images.decoding import image_id
+    from pipeline.images.paths import path_text, whole_path
     from pipeline.locking import writer_lock
     from pipeline.opening import open_store
     from pipeline.training.models import load_head
@@ -172,7 +176,11 @@ def predict(
     head, encoder = load_head(opened), resources.encoder(resolved)
     opened.require(encoder.identity)
     vectors, names = _embed(files, encoder, resolved), list(files)
-    answers = predict_vectors(opened, head, vectors, names, lambda: encoder)
+    seen = {
+        "image_id": [image_id(data) for data in files.values()],
+        "path": [path_text(whole_path(name)) for name in names],
+    }
+    answers = predict_vectors(opened, head, vectors, pl.DataFrame(seen), lambda: encoder)
     rows = ranked_labels(answers, head.classes, k).to_dicts()
     if as_json:
         print_json([{"path": name, **row} for name, row in zip(names, rows, strict=True)])

@@ -204,8 +204,17 @@ def train(
     store: StoreFolder = None,
     truth: Truth = None,
     side_text: Annotated[
-        str | None, typer.Option("--side-text", help="none, file-name or a CSV file (path,text).")
+        str | None,
+        typer.Option("--side-text", help="none, file-name, captions, shards or a CSV (path,text)."),
     ] = None,
+    side_columns: Annotated[
+        str | None,
+        typer.Option("--side-columns", help="CSV or Parquet: path, and columns to learn from."),
+    ] = None,
+    allow_leakage: Annotated[
+        bool,
+        typer.Option("--allow-leakage", help="Train though side information gives labels away."),
+    ] = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same weights.")] = None,
     model: Model = None,
     config: ConfigFile = None,
@@ -222,6 +231,8 @@ def train(
         "store": store,
         "select.truth": truth,
         "train.side_text": side_text,
+        "train.side_columns": side_columns,
+        "train.allow_leakage": allow_leakage or None,
         "train.seed": seed,
         "encoder.model": model,
     }

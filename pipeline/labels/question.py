@@ -40,3 +40,4 @@ class LabelRun(Question):
     """A question that was answered."""
 
     table: str  # of the answers
+    source: str = "texts"  # who answered: texts, head:<kind> or self-train:<round>

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, as PNG: reliability, coverage and confusion.
+"""The pictures of an evaluation, as PNG: reliability, coverage and confusion; losses of a head.
 
 Figures are drawn without pyplot, which would keep them in global state.
 """
@@ -93,6 +93,32 @@ def confusion_png(grid: Grid, classes: int) -> bytes:
         title += f": the {grid.shown} of {classes} classes most often mistaken"
     axes.set_title(title)
     figure.colorbar(drawn, ax=axes, label="share of the true class", shrink=0.8)
+    return _png(figure)
+
+
+def losses_png(losses: Sequence[tuple[float, float]], *, head: str) -> bytes:
+    """Draw the losses of each epoch, in training and in validation.
+
+    Args:
+        losses: (training, validation) of each epoch, at least one.
+        head: its name.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    epochs = range(1, len(losses) + 1)
+    training, validation = zip(*losses, strict=True)
+    axes.plot(epochs, training, color=_BLUE, label="training")
+    if training != validation:  # a head that needs no validation has one loss
+        axes.plot(epochs, validation, color=_RED, label="validation")
+        best = min(epochs, key=lambda epoch: validation[epoch - 1])
+        axes.axvline(best, color=_GREY, linestyle="--", label=f"best: {best}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="best")
+    axes.set_title(f"Head {head}")
     return _png(figure)
 
 

@@ -59,6 +59,6 @@ def status(store: Store) -> Status:
         labels=counts,
         selected=int(selection.sum() or 0),
         indexed=indexed,
-        trained=bool(store.get_json("models/mlp/head.json")),
+        trained=bool(store.get_json("models/head/head.json")),
         bytes=sum(store.folder.sizes().values()),
     )

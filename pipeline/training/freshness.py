@@ -7,10 +7,11 @@ import polars as pl
 
 from pipeline.identity import digest
 from pipeline.store import Store
+from pipeline.training.recipe import Recipe
 from pipeline.training.selection import TABLE, selection_state
+from pipeline.training.side.settings import side_state
 
-HEAD = "mlp"
-FOLDER = f"models/{HEAD}"
+FOLDER = "models/head"
 HEAD_JSON = f"{FOLDER}/head.json"
 
 
@@ -28,10 +29,9 @@ def why_not(store: Store) -> str | None:
     return None
 
 
-def train_fingerprint(store: Store, settings: dict[str, object], side_text: str) -> str:
-    """Return what a head trained now would be made of."""
-    told = store.state("side_info") if side_text == "shards" else None
-    return digest([selection_state(store), settings, side_text, told])
+def train_fingerprint(store: Store, recipe: Recipe) -> str:
+    """Return what a head trained now would be made of, the content of side files included."""
+    return digest([selection_state(store), recipe.knobs(), side_state(store, recipe.side)])
 
 
 def head_fingerprint(store: Store) -> str:

@@ -1,4 +1,4 @@
-"""A trained head on disk: safetensors for the weights, JSON for all that is needed to use them."""
+"""A trained head on disk: safetensors for its arrays, JSON for all else that is needed to use it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,28 +17,30 @@ class SavedHead:
     """A head and what it was made for."""
 
     head: Head
-    sizes: tuple[int, int]  # D and S that it takes
-    classes: list[str]  # the label of each output, in order
-    side_text: str  # as in config.TrainConfig
+    classes: list[str]  # the label of each of its outputs, in order
     about: dict[str, object]  # the whole of head.json
 
 
 def save_head(store: Store, head: Head, about: dict[str, object], fingerprint: str) -> str:
-    """Save a head; the JSON names its weights file, so the two never disagree.
+    """Save a head; the JSON names its file of arrays, so the two never disagree.
+
+    Args:
+        store: the store; its lock must be held.
+        head: fitted.
+        about: what else is to be known of it, `classes` among it.
+        fingerprint: of all it was made of.
 
     Returns:
         The path of the JSON, relative to the store.
     """
-    old = store.get_json(HEAD_JSON).get("weights")
-    weights = f"head-{fingerprint}.safetensors"
-    saved = head.save()
+    old, saved = store.get_json(HEAD_JSON).get("weights"), head.save()
+    weights = f"{head.kind}-{fingerprint}.safetensors"
     data = safetensors.numpy.save(saved.tensors)
-    checksum = hashlib.sha256(data).hexdigest()
-    content = {
-        "weights": weights,
-        "sha256": checksum,
-        "fingerprint": fingerprint,
+    content: dict[str, object] = {
         "kind": head.kind,
+        "weights": weights,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "fingerprint": fingerprint,
         "head": saved.about,
         **about,
     }
@@ -57,16 +59,10 @@ def load_head(store: Store) -> SavedHead:
         DamagedFileError: its files are not as they were written.
     """
     about, data = store.steadily(lambda: _read_head(store))
-    classes, sizes, held = about["classes"], about["sizes"], about.get("head")
-    if not isinstance(held, dict):
-        raise InputError(
-            f"{store.location}: its trained head is of an older version; `pseudolabel train` makes "
-            "it anew"
-        )
-    assert isinstance(classes, list) and isinstance(sizes, list)
-    head = load_head_of(str(about["kind"]), Saved(held, safetensors.numpy.load(data)))
-    names = [str(name) for name in classes]
-    return SavedHead(head, (sizes[0], sizes[1]), names, str(about["side_text"]), about)
+    kind, inner, classes = about["kind"], about["head"], about["classes"]
+    assert isinstance(classes, list) and isinstance(inner, dict)
+    head = load_head_of(str(kind), Saved(inner, safetensors.numpy.load(data)))
+    return SavedHead(head, [str(name) for name in classes], about)
 
 
 def _read_head(store: Store) -> tuple[dict[str, object], bytes]:

@@ -1,72 +1,74 @@
-"""Predict: a trained head's answer for every image of a store, or for vectors just made.
+"""Predict: a saved head's answer for every image of a store, or for vectors just made.
 
-Shapes: N images, D embedding dimensions.
+Shapes: N images, D embedding dimensions, C classes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from pipeline.arrays import Floats
-from pipeline.catalog import present_images
 from pipeline.clip.protocol import ImageEncoder
-from pipeline.identity import digest
-from pipeline.label_set import LabelSet
+from pipeline.errors import InputError
+from pipeline.label_set import LabelSet, LabelVectors
+from pipeline.labels.question import Question
 from pipeline.labels.voting import top
 from pipeline.store import Store
-from pipeline.tables import PREDICTIONS
-from pipeline.training.freshness import HEAD, head_fingerprint
+from pipeline.training.freshness import head_fingerprint
+from pipeline.training.head_labels import HeadLabels, label_by_head
 from pipeline.training.models import SavedHead, load_head
-from pipeline.training.side_text import side_vectors
-from pipeline.vectors import iterate_vectors
-
-TABLE = f"predictions/{HEAD}"
-
-
-@dataclass(frozen=True)
-class PredictSummary:
-    """What one prediction pass did."""
-
-    table: str
-    predicted: int
+from pipeline.training.side.encoding import SideEncoding
+from pipeline.training.side.information import read_side
 
 
 def predict_store(
-    store: Store, *, top_k: int, encoder: Callable[[], ImageEncoder]
-) -> PredictSummary:
-    """Write `predictions/mlp` for the parts that this head has not answered for yet.
+    store: Store,
+    question: Question,
+    vectors: Callable[[LabelSet], LabelVectors],
+    *,
+    encoder: Callable[[], ImageEncoder],
+    now: datetime,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> HeadLabels:
+    """Write the saved head's labels, for the parts that it has not answered for yet.
 
     Args:
-        store: it must hold a trained head.
-        top_k: labels kept per image.
-        encoder: called only when side texts are to be embedded.
+        store: it must hold a trained head; its lock must be held.
+        question: what is too little to be labelled; its label set is replaced by the head's own.
+        vectors: returns the text vectors of a label set.
+        encoder: called only when side texts are to be embedded that never were.
+        now: the present, with time zone.
+        on_progress: told how many images were labelled since it was last told.
 
     Raises:
-        InputError: there is no trained head.
+        InputError: there is no trained head, or it is of another encoder.
     """
     head = load_head(store)
-    paths = dict(present_images(store).select("image_id", "path").iter_rows())
-    predicted = 0
-    for part, ids, vectors in iterate_vectors(store):
-        made_of = digest([head_fingerprint(store), top_k, store.fingerprint("embeddings", part)])
-        if store.fingerprint(TABLE, part) == made_of:
-            continue
-        names = [paths.get(image_id, "") for image_id in ids]
-        answers = predict_vectors(store, head, vectors.astype(np.float32), names, encoder)
-        rows = _rows(ids, answers, head.classes, top_k)
-        store.write_part(TABLE, part, rows, made_of)
-        predicted += len(rows)
-    return PredictSummary(table=TABLE, predicted=predicted)
+    label_set = LabelSet.model_validate(head.about["label_set"])
+
+    def answer(images: pl.DataFrame, wide: Floats) -> Floats:
+        return predict_vectors(store, head, wide, images, encoder)
+
+    return label_by_head(
+        store,
+        replace(question, label_set=label_set, refine="none"),
+        vectors(label_set),
+        answer,
+        source=f"head:{head.head.kind}",
+        made_of=head_fingerprint(store),
+        now=now,
+        on_progress=on_progress,
+    )
 
 
 def predict_vectors(
     store: Store,
     head: SavedHead,
     vectors: Floats,
-    paths: list[str],
+    images: pl.DataFrame,
     encoder: Callable[[], ImageEncoder],
 ) -> Floats:
     """Return the head's class probabilities (N, C) for (N, D) image vectors.
@@ -75,14 +77,17 @@ def predict_vectors(
         store: caches side texts.
         head: as `load_head` returns it.
         vectors: rows of unit length, of the encoder that the head was trained on.
-        paths: of the images, for side texts.
+        images: image_id and path of each, for side information.
         encoder: called only when side texts are to be embedded.
 
     Raises:
         InputError: the vectors are of another dimension than the head's.
     """
-    label_set = LabelSet.model_validate(head.about["label_set"])
-    side = side_vectors(store, head.side_text, paths, label_set, encoder)
+    side = np.empty((len(vectors), 0), np.float32)
+    if head.about["side"]:
+        encoding = SideEncoding.from_json(head.about["side"])  # type: ignore[arg-type]
+        label_set = LabelSet.model_validate(head.about["label_set"])
+        side = read_side(store, encoding.settings, label_set, encoder, images).encode(encoding)
     return head.head.predict_proba(vectors, side)
 
 
@@ -105,9 +110,3 @@ def ranked_labels(answers: Floats, classes: list[str], top_k: int) -> pl.DataFra
             "topk_scores": pl.List(pl.Float32),
         },
     )
-
-
-def _rows(ids: list[str], answers: Floats, classes: list[str], top_k: int) -> pa.Table:
-    frame = ranked_labels(answers, classes, top_k)
-    frame = frame.with_columns(pl.Series("image_id", ids, pl.String))
-    return frame.select(PREDICTIONS.names).to_arrow().cast(PREDICTIONS)

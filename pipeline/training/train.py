@@ -1,8 +1,7 @@
-"""Train: a selection and stored vectors in, a fitted head and an honest comparison out.
+"""Train: a selection and stored vectors in, fitted heads and an honest comparison out.
 
-No image is read. Beside the head stand two baselines: the zero-shot labels themselves, and logistic
-regression on the same selection. Without a truth all that can be told is agreement with
-pseudo-labels, and it is called so.
+No image is read. Beside the heads stand the zero-shot labels and the refined ones. Without a truth
+all that can be told is agreement with pseudo-labels, and it is called so.
 """
 
 import time
@@ -10,203 +9,173 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import polars as pl
 
-from pipeline.arrays import Floats, Ints
-from pipeline.catalog import present_images
+from pipeline.arrays import Ints
 from pipeline.clip.protocol import ImageEncoder
-from pipeline.errors import InputError, StoreError
+from pipeline.errors import InputError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
+from pipeline.training.comparison import REFINED, ZERO_SHOT, Answers, Line, answers, line
+from pipeline.training.data import Data, SideAlone, read_data
 from pipeline.training.freshness import train_fingerprint, why_not
-from pipeline.training.heads.base import Epoch, Head, HeadSettings
-from pipeline.training.heads.logistic import LogisticHead
-from pipeline.training.heads.multimodal import MultimodalHead
+from pipeline.training.heads.base import Head, HeadSettings, History, OnEpoch, TextClassifier
+from pipeline.training.labelled import Labelled, gather
+from pipeline.training.leakage import LeakageFinding
 from pipeline.training.models import save_head
-from pipeline.training.samples import Samples
-from pipeline.training.selection import TABLE
-from pipeline.training.side_text import side_vectors
-from pipeline.vectors import iterate_vectors
+from pipeline.training.recipe import Recipe
+from pipeline.training.samples import Source
 
-ZERO_SHOT = "zero-shot labels"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How one way of labelling did; shares from 0 to 1, null where there is nothing to compare."""
-
-    method: str
-    agreement: float | None  # with the pseudo-labels of the validation split
-    accuracy: float | None  # with the truth, on every image that has one
-    accuracy_unseen: float | None  # the same, on the test split
+MakeHead = Callable[[str, TextClassifier, tuple[int, int], HeadSettings], Head]
+IMAGE_ONLY, SIDE_ONLY = "image-only (mlp)", "side-only (mlp)"
 
 
 @dataclass(frozen=True)
 class TrainSummary:
     """One training."""
 
-    head: str  # path of its JSON in the store
-    classes: int
+    head: str  # path of the saved head's JSON in the store
+    kind: str  # of the saved head
+    chosen: str  # why that one
+    classes: int  # of the label set
     train: int  # samples
     valid: int
-    epochs: int
-    best_epoch: int
-    truth: int  # images with a true label
-    truth_unseen: int  # those of them in the test split
-    comparison: list[Comparison]
+    measured_by: str  # "truth", or "agreement" with the pseudo-labels that are held out
+    measured_on: int  # images
+    comparison: list[Line]
+    side: list[str]  # what was known beside the images; empty: nothing
+    leakage: LeakageFinding | None
+    epochs: list[tuple[float, float]]  # of the saved head: loss in training and in validation
+    best_epoch: int | None  # from 1 on; null: it has none
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    head: Head
+    history: History
+    said: Answers  # of the measured images
     seconds: float
 
 
 def train(
     store: Store,
+    recipe: Recipe,
+    text: TextClassifier,
     *,
-    settings: HeadSettings,
-    side_text: str,
+    make_head: MakeHead,
     encoder: Callable[[], ImageEncoder],
     truth: Truth | None = None,
+    on_head: Callable[[str], OnEpoch] = lambda _: lambda _: None,
 ) -> TrainSummary:
-    """Fit the multimodal MLP to the selection, compare it with two baselines and save it.
+    """Fit heads to the selection, compare them with the labels they learn from, save the best one.
+
+    The best is the most accurate by the truth. Without a truth nothing here can tell, for agreeing
+    with pseudo-labels is not being right: the preferred one is saved.
 
     Args:
-        store: the store; it must hold a selection.
-        settings: of the heads.
-        side_text: none, file-name, or a CSV file, as in `side_text`.
-        encoder: called only when side texts are to be embedded.
-        truth: for the comparison only; training never sees it.
+        store: the store; it must hold a selection, and its lock must be held.
+        recipe: which heads, how, and what is to be used beside the images.
+        text: what the texts of the labels in force say.
+        make_head: returns an unfitted head, as `heads.registry.make_head` does.
+        encoder: called only when side texts are to be embedded that never were.
+        truth: measures the heads on the selection's test split; training never sees it.
+        on_head: told of each head that is fitted; what it returns is told of each epoch.
 
     Raises:
-        InputError: there is nothing to learn from.
+        InputError: there is nothing to learn from, a head cannot be fitted to it, or side
+            information leaks labels.
     """
     reason = why_not(store)
     if reason:
         raise InputError(f"cannot train: {reason}")
     started = time.monotonic()
-    rows = _gather(store)
     label_set = current_labels(store).label_set
-    side = side_vectors(store, side_text, rows.frame["path"].to_list(), label_set, encoder)
-    if side.shape[1] and not side.any():
-        raise InputError(f"side text {side_text}: no image here has any; is it of these images?")
-    kept = rows.frame.filter("kept")
-    classes = [name for name in label_set.names if name in set(kept["label"])]
-    training, validation = (_samples(rows, side, classes, split) for split in ("train", "valid"))
-    mlp = MultimodalHead.of(len(classes), training.sizes, settings)
-    history = mlp.fit(training, validation, _unheard)
-    logistic = LogisticHead.of(len(classes), training.sizes, settings)
-    logistic.fit(training, validation, _unheard)
-    answers = {
-        ZERO_SHOT: rows.frame["top_label"].to_numpy(),
-        "logistic regression": _said(logistic, rows.vectors, side, classes),
-        "MLP": _said(mlp, rows.vectors, side, classes),
-    }
-    comparison, known, unseen = _compare(rows.frame, answers, truth)
+    found = gather(store, truth)
+    data = read_data(store, found, recipe, label_set, encoder)
+
+    def fit(kind: str, named: str, source: Source, measured: Source) -> _Fitted:
+        head = make_head(kind, text, source.sizes, recipe.settings)
+        begun = time.monotonic()
+        valid: Source = data.valid if source is data.train else SideAlone(data.valid)
+        history = head.fit(source, valid, on_head(named))
+        took = round(time.monotonic() - begun, 3)
+        return _Fitted(head, history, _ask(head, measured), took)
+
+    fitted = {kind: fit(kind, kind, data.train, data.measured) for kind in recipe.heads}
+    right = data.measured.labels
+    lines = [*_labels(found, right)]
+    lines += [line(kind, each.said, right, each.seconds) for kind, each in fitted.items()]
+    if data.side is not None:
+        if "mlp" not in fitted:
+            alone = fit("mlp", IMAGE_ONLY, data.train, data.measured)
+            lines.append(line(IMAGE_ONLY, alone.said, right, alone.seconds))
+        alone = fit("mlp", SIDE_ONLY, SideAlone(data.train), SideAlone(data.measured))
+        lines.append(line(SIDE_ONLY, alone.said, right, alone.seconds))
+    kind, why = _choose(fitted, right, by_truth=found.by_truth)
+    best = fitted[kind]
     about: dict[str, object] = {
-        "classes": classes,
-        "sizes": training.sizes,
-        "side_text": side_text,
-        "settings": asdict(settings),
+        "classes": found.classes,
+        "sizes": data.train.sizes,
+        "recipe": asdict(recipe),
+        "side": data.side.encoding.as_json() if data.side else None,
         "label_set": label_set.model_dump(mode="json"),
         "encoder": asdict(identity) if (identity := store.identity()) else None,
-        "comparison": [asdict(line) for line in comparison],
-        "losses": [asdict(epoch) for epoch in history.epochs],
+        "measured_by": "truth" if found.by_truth else "agreement",
+        "comparison": [asdict(each) for each in lines],
+        "leakage": asdict(data.side.leakage) if data.side else None,
+        "losses": [asdict(epoch) for epoch in best.history.epochs],
     }
-    path = save_head(store, mlp, about, train_fingerprint(store, asdict(settings), side_text))
+    fingerprint = train_fingerprint(store, recipe)
+    path = save_head(store, best.head, about, fingerprint)
     return TrainSummary(
         head=path,
-        classes=len(classes),
-        train=len(training),
-        valid=len(validation),
-        epochs=len(history.epochs),
-        best_epoch=history.best_epoch + 1,
-        truth=known,
-        truth_unseen=unseen,
-        comparison=comparison,
+        kind=kind,
+        chosen=why,
+        classes=len(found.classes),
+        train=len(data.train),
+        valid=len(data.valid),
+        measured_by="truth" if found.by_truth else "agreement",
+        measured_on=len(right),
+        comparison=lines,
+        side=data.side.told if data.side else [],
+        leakage=data.side.leakage if data.side else None,
+        epochs=[(epoch.train_loss, epoch.valid_loss) for epoch in best.history.epochs],
+        best_epoch=best.history.best_epoch + 1 if best.history.epochs else None,
         seconds=round(time.monotonic() - started, 3),
     )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Every present, labelled image: a frame and the matrix of its vectors, row by row."""
-
-    frame: pl.DataFrame
-    vectors: Floats  # (N, D)
-
-
-def _gather(store: Store) -> _Rows:
-    run = current_labels(store)
-    labels = store.read(run.table, ["image_id", "topk_labels"]).unique("image_id")
-    labels = labels.select("image_id", top_label=pl.col("topk_labels").list.first())
-    selection = store.read(TABLE, ["image_id", "label", "weight", "split", "kept"])
-    frame = (
-        present_images(store)
-        .join(labels, on="image_id", how="inner", maintain_order="left")
-        .join(selection, on="image_id", how="left", maintain_order="left")
-        .with_columns(pl.col("kept").fill_null(False))
-    )
-    place = {image_id: row for row, image_id in enumerate(frame["image_id"])}
-    identity = store.identity()
-    vectors = np.zeros((len(frame), identity.dimension if identity else 0), np.float32)
-    for _, ids, part in iterate_vectors(store):
-        wanted = [(place[i], row) for row, i in enumerate(ids) if i in place]
-        if wanted:
-            targets, sources = zip(*wanted, strict=True)
-            vectors[list(targets)] = part[list(sources)]
-    bare = int((~vectors.any(axis=1)).sum())
-    if bare:
-        raise StoreError(
-            f"{store.location}: {bare} labelled images have no vector: their file is gone from "
-            "embeddings/. `pseudolabel verify`, then `pseudolabel run`, makes them again"
-        )
-    if not frame["kept"].any():
-        raise InputError(
-            f"{store.location}: none of the selected images is there and labelled: "
-            "`pseudolabel run` first"
-        )
-    return _Rows(frame, vectors)
+def _labels(found: Labelled, right: Ints) -> list[Line]:
+    """Compare the labels that are there already: the model's own, and the refined ones."""
+    rows, lines = found.measured(), []
+    for method, label, score in (
+        (ZERO_SHOT, "naive_label", "naive_score"),
+        (REFINED, "top_label", "top_score"),
+    ):
+        if method == REFINED and not found.by_truth:
+            continue  # they are what is measured by
+        scores = found.frame[score][rows].to_numpy().astype(np.float32)
+        lines.append(line(method, Answers(found.index_of(label, rows), scores), right, None))
+    return lines
 
 
-def _samples(rows: _Rows, side: Floats, classes: list[str], split: str) -> Samples:
-    wanted = rows.frame["kept"] & rows.frame["split"].eq_missing(split)
-    part, chosen = rows.frame.filter(wanted), wanted.to_numpy()
-    number = {name: index for index, name in enumerate(classes)}
-    labels: Ints = np.array([number[name] for name in part["label"]], np.int64)
-    weights = part["weight"].to_numpy().astype(np.float32)
-    return Samples(rows.vectors[chosen], side[chosen], labels, np.maximum(weights, 1e-6))
+def _ask(head: Head, measured: Source) -> Answers:
+    """Return what a head says of samples, a batch at a time."""
+    labels, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    for batch in measured.batches(8192):
+        said = answers(head.predict_proba(batch.images, batch.side))
+        labels.append(said.labels)
+        scores.append(said.scores)
+    return Answers(np.concatenate(labels), np.concatenate(scores))
 
 
-def _said(head: Head, vectors: Floats, side: Floats, classes: list[str]) -> np.ndarray:
-    named: np.ndarray = np.array(classes)[head.predict_proba(vectors, side).argmax(axis=1)]
-    return named
-
-
-def _unheard(epoch: Epoch) -> None:
-    """Tell nobody of an epoch."""
-
-
-def _compare(
-    frame: pl.DataFrame, answers: dict[str, np.ndarray], truth: Truth | None
-) -> tuple[list[Comparison], int, int]:
-    """Return a line per method, the number of images with truth, and of those for testing."""
-    valid, test = (frame["split"].eq_missing(side).to_numpy() for side in ("valid", "test"))
-    valid = valid & frame["kept"].to_numpy()
-    pseudo = frame["label"].to_numpy()
-    known = truth.labels if truth else {}
-    right = np.array([known.get(image_id) for image_id in frame["image_id"]], object)
-    has_truth = np.array([label is not None for label in right], bool)
-    unseen = has_truth & test
-    lines = [
-        Comparison(
-            method=method,
-            # The zero-shot labels are the pseudo-labels: agreeing with themselves says nothing.
-            agreement=None if method == ZERO_SHOT else _share(said, pseudo, valid),
-            accuracy=_share(said, right, has_truth),
-            accuracy_unseen=_share(said, right, unseen),
-        )
-        for method, said in answers.items()
-    ]
-    return lines, int(has_truth.sum()), int(unseen.sum())
-
-
-def _share(said: np.ndarray, right: np.ndarray, where: np.ndarray) -> float | None:
-    return float(np.mean(said[where] == right[where])) if where.any() else None
+def _choose(fitted: dict[str, _Fitted], right: Ints, *, by_truth: bool) -> tuple[str, str]:
+    """Return the kind that is saved, and why; of equals the preferred one."""
+    kinds = list(fitted)
+    if len(kinds) == 1:
+        return kinds[0], "it is the only one"
+    if not by_truth:
+        return kinds[0], "it is the preferred one: without a truth nothing tells which is best"
+    hits = {kind: int((each.said.labels == right).sum()) for kind, each in fitted.items()}
+    return max(kinds, key=lambda kind: hits[kind]), "it is right most often on the test split"

@@ -3,14 +3,22 @@
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from pipeline.arrays import Floats
+from pipeline.catalog import present_images
 from pipeline.errors import InputError
 from pipeline.label_set import LabelSet
 from pipeline.store import Store
-from pipeline.training.side_text import side_vectors, without, words_of_name
-from tests.helpers import FakeEncoder, axis, label_set, make_store
+from pipeline.tables import SIDE_INFO
+from pipeline.training.side.encoding import SideEncoding
+from pipeline.training.side.information import read_side
+from pipeline.training.side.settings import SideSettings, side_state
+from pipeline.training.side.texts import masked_texts
+from pipeline.training.side.words import without, words_of_name
+from tests.helpers import FakeEncoder, axis, draw, label_set, make_store
 
 CLASSES = label_set("dog", "cat", aliases={"dog": ("hound",), "cat": ("tom cat",)})
 
@@ -23,7 +31,9 @@ def store(tmp_path: Path) -> Store:
 def vectors(
     store: Store, kind: str, paths: list[str], encoder: FakeEncoder, classes: LabelSet = CLASSES
 ) -> Floats:
-    return side_vectors(store, kind, paths, classes, lambda: encoder)
+    images = pl.DataFrame({"image_id": [f"{row:032x}" for row in range(len(paths))], "path": paths})
+    side = read_side(store, SideSettings(kind), classes, lambda: encoder, images)
+    return side.encode(SideEncoding(side.settings, 0 if kind == "none" else 4, ()))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +43,9 @@ def vectors(
         ("/dogs/2024.jpg", ""),
         ("Grüße aus Köln.JPG", "grüsse aus köln"),
         ("cat12dog.png", "cat dog"),
+        ("/photos/Tabby cats/tabby_003-on_sofa.jpg", "on sofa"),  # named after its folder
+        ("tar://n02/tench/tench_7 at sea.jpg::/shards/water-0.tar", "at sea"),
+        ("s3://bucket/tench/tench-shards.jpg", "shards"),
         ("no_extension", "no extension"),
         ("RedDogAtSea.jpg", "red dog at sea"),  # or a class name hides inside a longer word
         ("file:///photos/r%FCd%20hat.jpg", "r d hat"),  # a name that is not UTF-8
@@ -133,14 +146,86 @@ def test_a_relative_path_in_a_csv_counts_from_the_working_folder(
     assert rows.tolist() == [axis(2).tolist()]  # as in a CSV file with the truth
 
 
+def test_a_csv_may_name_images_by_id_or_by_another_of_their_paths(tmp_path: Path) -> None:
+    first, twin = draw(tmp_path / "a.png", "red"), draw(tmp_path / "b.png", "red")
+    other = draw(tmp_path / "c.png", "blue")
+    store = make_store(tmp_path / "store", {first: axis(0), twin: axis(0), other: axis(1)})
+    images = present_images(store)
+    assert images["path"].to_list() == [str(first), str(other)]
+    by_twin = tmp_path / "twin.csv"
+    by_twin.write_text("path,text\nb.png,by twin\n")
+    assert masked_texts(store, str(by_twin), images, CLASSES) == ["by twin", ""]
+    by_id = tmp_path / "id.csv"
+    by_id.write_text(f"image_id,text\n{images['image_id'][1]},by id\n")
+    assert masked_texts(store, str(by_id), images, CLASSES) == ["", "by id"]
+
+
+def test_a_field_of_what_shards_tell_is_taken_by_its_name(store: Store) -> None:
+    told = [
+        (
+            "a.jpg",
+            "from txt",
+            '{"caption": "c", "tags": ["red", "dog", "hat"], "exif": {"by": "x"}}',
+        ),
+        ("b.jpg", None, '{"caption": "only", "tags": 7}'),
+        ("c.jpg", None, "[1]"),
+    ]
+    rows = [{"path": path, "text": text, "json": about} for path, text, about in told]
+    store.write_part("side_info", "1", pa.Table.from_pylist(rows, SIDE_INFO))
+    images = pl.DataFrame({"image_id": ["1", "2", "3"], "path": ["a.jpg", "b.jpg", "c.jpg"]})
+    found = {
+        kind: masked_texts(store, kind, images, CLASSES)
+        for kind in ("shards", "shards:caption", "shards:tags", "shards:exif.by")
+    }
+    assert found == {
+        "shards": ["from txt", "only", ""],
+        "shards:caption": ["c", "only", ""],
+        "shards:tags": ["red hat", "", ""],
+        "shards:exif.by": ["x", "", ""],
+    }
+
+
+def test_captions_are_those_in_force_and_without_any_it_says_what_to_do(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = pl.DataFrame({"image_id": ["1", "2"], "path": ["a.jpg", "b.jpg"]})
+    with pytest.raises(InputError, match="no captions yet: `pseudolabel caption`"):
+        masked_texts(store, "captions", images, CLASSES)
+    schema = pa.schema([("image_id", pa.string()), ("caption", pa.string())])
+    monkeypatch.setattr("pipeline.store.schema_of", lambda table, dimension: schema)
+    row = {"image_id": "2", "caption": "a dog at sea"}
+    store.write_part("captions/x1", "1", pa.Table.from_pylist([row], schema))
+    before = side_state(store, SideSettings("captions"))
+    store.put_json("captions/current.json", {"table": "captions/x1"})
+    assert masked_texts(store, "captions", images, CLASSES) == ["", "a at sea"]
+    assert side_state(store, SideSettings("captions")) != before
+
+
+def test_an_edited_file_is_other_side_information(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("path,text\na.jpg,red\n")
+    for side in (SideSettings(str(file)), SideSettings(columns=str(file))):
+        file.write_text("path,text\na.jpg,red\n")
+        before = side_state(store, side)
+        assert side_state(store, side) == before
+        file.write_text("path,text\na.jpg,tan\n")
+        assert side_state(store, side) != before
+    gone = SideSettings(str(tmp_path / "gone.csv"))
+    assert side_state(store, gone) != before
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"path;text\na.jpg;x\n", r"needs the columns path and text, has \['path;text'\]"),
-        (b"", "needs the columns path and text"),
+        (
+            b"path;text\na.jpg;x\n",
+            r"needs the columns path \(or image_id\) and text, has \['path;text'\]",
+        ),
+        (b"", "needs the columns path .or image_id. and text"),
         (b"path,text\na.jpg,caf\xe9\n", "cannot be read as CSV"),
-        (b"text\nred\n", r"needs the columns path and text, has \['text'\]"),
+        (b"text\nred\n", r"needs the columns path \(or image_id\) and text, has \['text'\]"),
         (None, "cannot be read as CSV: .*No such file"),
+        (b"path,text\na.jpg,x\nb.jpg,y\na.jpg,z\n", "path 'a.jpg' stands in rows 1 and 3"),
     ],
 )
 def test_a_csv_that_cannot_be_used_is_named(

@@ -1,0 +1,111 @@
+"""The steps that make and use heads: each unpacks the config, calls the library, returns a summary.
+
+They take and return names and summaries, never arrays, so that they can run as tasks anywhere.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from flows import resources
+from flows.progress import listener
+from flows.stale import recipe, select_settings
+from pipeline.config import Config
+from pipeline.labels.labelling import current_labels
+from pipeline.opening import open_store
+from pipeline.store import Store
+
+if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
+    from pipeline.training.head_labels import HeadLabels
+    from pipeline.training.heads.base import Epoch, OnEpoch
+    from pipeline.training.self_training import SelfTraining
+    from pipeline.training.train import MakeHead, TrainSummary
+
+_LOSSES = "models/head/losses.png"
+
+
+def train(config: Config) -> "TrainSummary":
+    """Train heads on the selection, save the best one and the picture of its losses."""
+    from pipeline.labels.truth import read_truth
+    from pipeline.reports.plots import losses_png
+    from pipeline.training.train import train as train_heads
+
+    store, truth = open_store(config.store), config.select.truth
+    label_set = current_labels(store).label_set
+    known = read_truth(store, truth, label_set) if truth else None
+    text, _ = resources.text_classifier(config, store, label_set)
+    summary = train_heads(
+        store,
+        recipe(config, resources.training_device(config)),
+        text,
+        make_head=_maker(config),
+        encoder=lambda: resources.encoder(config),
+        truth=known,
+        on_head=_on_head(config),
+    )
+    if summary.epochs:
+        store.put(_LOSSES, losses_png(summary.epochs, head=summary.kind))
+    return summary
+
+
+def predict(config: Config) -> "HeadLabels":
+    """Label every image of the store by the saved head."""
+    from pipeline.training.predict import predict_store
+
+    store = open_store(config.store)
+    return predict_store(
+        store,
+        resources.question(config, store),
+        lambda label_set: resources.text_classifier(config, store, label_set)[1],
+        encoder=lambda: resources.encoder(config),
+        now=datetime.now(UTC),
+        on_progress=_on_images(),
+    )
+
+
+def self_train(config: Config) -> "SelfTraining":
+    """Relabel the store in rounds, each kept as a label run."""
+    from pipeline.training.self_training import self_train as train_in_rounds
+
+    store = open_store(config.store)
+    text, vectors = resources.text_classifier(config, store, current_labels(store).label_set)
+    return train_in_rounds(
+        store,
+        recipe(config, resources.training_device(config)),
+        select_settings(config).rules,
+        text,
+        vectors,
+        make_head=_maker(config),
+        encoder=lambda: resources.encoder(config),
+        now=datetime.now(UTC),
+        on_head=_on_head(config),
+    )
+
+
+def _maker(config: Config) -> "MakeHead":
+    """Return what makes heads; the one that learns prompts is given the config's model."""
+    from functools import partial
+
+    from pipeline.training.heads.registry import make_head
+
+    return partial(make_head, model=lambda: resources.loaded_model(config))
+
+
+def _on_head(config: Config) -> "Callable[[str], OnEpoch]":
+    """Return what tells the listener of each head and epoch."""
+    heard = listener.get()
+
+    def begin(kind: str) -> "OnEpoch":
+        heard.stage(f"train {kind}", config.train.max_epochs, "epochs")
+
+        def epoch(_: "Epoch") -> None:
+            heard.advance(1, 0)
+
+        return epoch
+
+    return begin
+
+
+def _on_images() -> Callable[[int], None]:
+    heard = listener.get()
+    return lambda images: heard.advance(images, 0)

@@ -1,0 +1,164 @@
+"""The samples of one training: three splits, with what is known beside the images.
+
+Shapes: N images, n of a split, D image dimensions, S side dimensions.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from pipeline.arrays import Floats, Ints
+from pipeline.clip.protocol import ImageEncoder
+from pipeline.label_set import LabelSet
+from pipeline.store import Store
+from pipeline.training.labelled import Labelled, soft_targets, vectors_of
+from pipeline.training.leakage import Drawn, LeakageFinding, draw, find_leakage
+from pipeline.training.recipe import Recipe
+from pipeline.training.samples import Samples, Source
+from pipeline.training.side.encoding import SideEncoding
+from pipeline.training.side.information import SideInformation, read_side
+from pipeline.training.streaming import StoredSamples
+
+_IN_MEMORY = 1 << 30  # bytes of vectors to train on; more are read anew for each epoch
+_LEAST_WEIGHT = 1e-6
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is known beside the images."""
+
+    encoding: SideEncoding
+    told: list[str]  # for people: what is taken, how much of it there is
+    leakage: LeakageFinding
+
+
+@dataclass(frozen=True)
+class Data:
+    """What heads learn from, stop by and are measured on."""
+
+    train: Source
+    valid: Samples
+    measured: Samples  # with the right labels, which no head is shown
+    side: Side | None
+
+
+class SideAlone:
+    """A source whose images are the side vectors of another one: what a side-only head sees."""
+
+    def __init__(self, source: Source) -> None:
+        """Take the source that has both."""
+        self._source = source
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self._source)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """S, and nothing beside it."""
+        return self._source.sizes[1], 0
+
+    def batches(self, size: int, seed: int | None = None) -> Iterator[Samples]:
+        """Yield every sample once, as `Source` says."""
+        for batch in self._source.batches(size, seed):
+            nothing = batch.side[:, :0]
+            yield Samples(batch.side, nothing, batch.labels, batch.weights, batch.soft)
+
+
+def read_data(
+    store: Store,
+    found: Labelled,
+    recipe: Recipe,
+    label_set: LabelSet,
+    encoder: Callable[[], ImageEncoder],
+) -> Data:
+    """Bring the splits together, and look for labels that leak through side information.
+
+    Args:
+        store: where the vectors are; its lock must be held.
+        found: who is in which split.
+        recipe: what is wanted beside the images, and whether soft targets are.
+        label_set: of the labels in force.
+        encoder: called only when side texts are to be embedded that never were.
+
+    Raises:
+        InputError: side information cannot be used, or it leaks labels.
+        StoreError: an image has no vector.
+    """
+    train, valid, measured = found.rows("train"), found.rows("valid"), found.measured()
+    info = encoding = None
+    if recipe.side:
+        images = found.frame.select("image_id", "path")
+        info = read_side(store, recipe.side, label_set, encoder, images)
+        encoding = info.fit(train)
+
+    def beside(rows: Ints) -> Floats:
+        if info is None or encoding is None:
+            return np.empty((len(rows), 0), np.float32)
+        return info.encode(encoding, rows)
+
+    side = None
+    if info is not None and encoding is not None:
+        leakage = _leakage(store, found, train, info, encoding)
+        leakage.require(allow=recipe.allow_leakage)
+        side = Side(encoding, info.told(), leakage)
+    reader = _Reader(store, found, soft=recipe.settings.soft_targets)
+    return Data(
+        reader.source(train, beside(train)),
+        reader.samples(valid, beside(valid), "label"),
+        reader.samples(measured, beside(measured), "right"),
+        side,
+    )
+
+
+class _Reader:
+    """Rows of the frame to samples."""
+
+    def __init__(self, store: Store, found: Labelled, *, soft: bool) -> None:
+        self._store, self._found, self._soft = store, found, soft
+
+    def source(self, rows: Ints, side: Floats) -> Source:
+        """Return the samples of some rows, in memory where they fit."""
+        identity = self._store.identity()
+        width = identity.dimension if identity else 0
+        if len(rows) * width * np.dtype(np.float32).itemsize <= _IN_MEMORY:
+            return self.samples(rows, side, "label")
+        part = self._found.frame[rows]
+        labels, weights = self._found.index_of("label", rows), self._weights(rows)
+        soft = soft_targets(part, self._found.classes) if self._soft else None
+        ids = part["image_id"].to_list()
+        return StoredSamples(self._store, ids, labels, weights, side, soft)
+
+    def samples(self, rows: Ints, side: Floats, labels: str) -> Samples:
+        """Return the samples of some rows, in memory; `labels` is the column they have."""
+        part = self._found.frame[rows]
+        vectors = vectors_of(self._store, part["image_id"].to_list())
+        soft = soft_targets(part, self._found.classes) if self._soft and labels == "label" else None
+        return Samples(
+            vectors, side, self._found.index_of(labels, rows), self._weights(rows), soft
+        )
+
+    def _weights(self, rows: Ints) -> Floats:
+        weights = self._found.frame["weight"][rows].fill_null(0.0).to_numpy().astype(np.float32)
+        least: Floats = np.maximum(weights, np.float32(_LEAST_WEIGHT))
+        return least
+
+
+def _leakage(
+    store: Store, found: Labelled, train: Ints, info: SideInformation, encoding: SideEncoding
+) -> LeakageFinding:
+    part = found.frame[train]
+    rows = draw(part["image_id"].to_list(), part["label"].to_list())
+    chosen, seen = train[rows], part[rows]
+    groups = pl.coalesce("duplicate_group", "image_id")
+    texts = None if info.texts is None else [info.texts[row] for row in chosen]
+    drawn = Drawn(
+        labels=found.index_of("label", chosen),
+        groups=seen.select(groups).to_series().rank("dense").to_numpy().astype(np.int64),
+        images=vectors_of(store, seen["image_id"].to_list()),
+        side=info.encode(encoding, chosen),
+        texts=texts,
+    )
+    return find_leakage(drawn, found.classes, encoding)

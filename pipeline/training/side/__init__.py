@@ -1,0 +1,1 @@
+"""What is known of an image beside its pixels, as numbers that a head can take."""
