@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from flows.commands import labels, query, report, run, upkeep
+from flows.commands import labels, query, report, run, training, upkeep
 from flows.commands.audit import audit
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
@@ -17,8 +17,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(run.demo, run.init, run.run, run.relabel, run.select, run.train, run.serve),
-    *(query.classify, query.search, query.predict),
+    *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
+    *(query.classify, query.search),
+    *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, report.export, report.status),
     *(upkeep.verify, upkeep.compact),
 ):

@@ -34,7 +34,6 @@ from pipeline.images.scan import (
 )
 from pipeline.labels.labelling import (
     LabelSummary,
-    current_labels,
     current_table,
 )
 from pipeline.opening import create_store, open_store

@@ -8,8 +8,8 @@ from pipeline.labels.audit import is_stale as confidences_are_stale
 from pipeline.labels.labelling import current_table, missing_parts, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
-from pipeline.training import freshness, selection
 from pipeline.sections import HEAD_KINDS
+from pipeline.training import freshness, selection
 from pipeline.training.heads.base import HeadSettings
 from pipeline.training.policies import Rules
 from pipeline.training.recipe import Recipe

@@ -9,6 +9,7 @@ from flows.drop import DropSummary
 from flows.evaluation import show_evaluation
 from flows.plan import Plan
 from flows.relabel import RelabelSummary
+from flows.training_tables import show_training
 from pipeline.catalog import current_files, present_images
 from pipeline.config import Config
 from pipeline.opening import open_store
@@ -16,7 +17,6 @@ from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
     from pipeline.reports.verify import VerifySummary
-    from pipeline.training.train import TrainSummary
 
 _SHOWN_FAILURES = 10
 _SHOWN_CLASSES = 30
@@ -112,30 +112,6 @@ def show_selection(summary: SelectSummary, *, as_json: bool) -> None:
         images, kept = sum(line.images for line in rest), sum(line.kept for line in rest)
         shown.add_row(f"and {len(rest)} smaller classes", str(images), "", str(kept), "")
     show("Classes before and after", shown)
-
-
-def show_training(summary: "TrainSummary", *, as_json: bool) -> None:
-    """Show the head beside its baselines."""
-    if as_json:
-        print_json(summary)
-        return
-    title = (
-        f"Training: {summary.train} samples of {summary.classes} classes, {summary.valid} held "
-        f"out, {summary.seconds:.1f} s"
-    )
-    by_truth = summary.measured_by == "truth"
-    right = "accuracy" if by_truth else "agreement with pseudo-labels"
-    columns = [right, "mean recall", "calibration error", "seconds"]
-    shown = table(f"on {summary.measured_on} held out", *columns, right=tuple(columns))
-    for line in summary.comparison:
-        took = "-" if line.seconds is None else f"{line.seconds:.1f}"
-        shares = (line.accuracy, line.macro_recall, line.calibration_error)
-        style = "bold" if line.method == summary.kind else None
-        shown.add_row(line.method, *map(percent, shares), took, style=style)
-    show(title, shown)
-    out.print(f"saved: {summary.kind} ({summary.chosen})")
-    for said in [*summary.side, *([summary.leakage.words] if summary.leakage else [])]:
-        out.print(said)
 
 
 def show_verification(summary: "VerifySummary", *, as_json: bool) -> None:

@@ -8,14 +8,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows import resources
+from flows.asking import Asked
 from flows.progress import listener
 from flows.stale import recipe, select_settings
 from pipeline.config import Config
+from pipeline.labels.label_runs import run_of
 from pipeline.labels.labelling import current_labels
 from pipeline.opening import open_store
-from pipeline.store import Store
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
+    import polars as pl
+
     from pipeline.training.head_labels import HeadLabels
     from pipeline.training.heads.base import Epoch, OnEpoch
     from pipeline.training.self_training import SelfTraining
@@ -48,12 +51,15 @@ def train(config: Config) -> "TrainSummary":
     return summary
 
 
-def predict(config: Config) -> "HeadLabels":
-    """Label every image of the store by the saved head."""
+def predict(config: Config, *, use: bool) -> "HeadLabels":
+    """Label every image of the store by the saved head; with `use` these labels come into force."""
+    from pipeline.labels.audit import bring_up
+    from pipeline.labels.label_runs import use_run
     from pipeline.training.predict import predict_store
 
     store = open_store(config.store)
-    return predict_store(
+    listener.get().stage("predict", store.rows("embeddings", *store.parts("embeddings")))
+    written = predict_store(
         store,
         resources.question(config, store),
         lambda label_set: resources.text_classifier(config, store, label_set)[1],
@@ -61,15 +67,44 @@ def predict(config: Config) -> "HeadLabels":
         now=datetime.now(UTC),
         on_progress=_on_images(),
     )
+    if use:
+        use_run(store, run_of(written.table), now=datetime.now(UTC))
+        bring_up(store)
+    return written
 
 
-def self_train(config: Config) -> "SelfTraining":
-    """Relabel the store in rounds, each kept as a label run."""
+def predict_files(config: Config, asked: Asked) -> "pl.DataFrame":
+    """Return path, label, score, topk_labels and topk_scores of images that no store need know.
+
+    Raises:
+        InputError: the store holds no head, or one of another model.
+    """
+    import polars as pl
+
+    from pipeline.training.models import load_head
+    from pipeline.training.predict import predict_vectors, ranked_labels
+
+    store = open_store(config.store)
+    head, encoder = load_head(store), resources.encoder(config)
+    store.require(encoder.identity)
+    images = pl.DataFrame({"image_id": [""] * len(asked.names), "path": asked.names})
+    answers = predict_vectors(store, head, asked.vectors, images, lambda: encoder)
+    rows = ranked_labels(answers, head.classes, config.labels.top_k)
+    return rows.select(pl.Series("path", asked.names), pl.all())
+
+
+def self_train(config: Config, *, use: bool) -> "SelfTraining":
+    """Relabel the store in rounds, each kept as a label run; with `use` the last comes into force.
+
+    Not one that does not count.
+    """
+    from pipeline.labels.audit import bring_up
+    from pipeline.labels.label_runs import use_run
     from pipeline.training.self_training import self_train as train_in_rounds
 
     store = open_store(config.store)
     text, vectors = resources.text_classifier(config, store, current_labels(store).label_set)
-    return train_in_rounds(
+    summary = train_in_rounds(
         store,
         recipe(config, resources.training_device(config)),
         select_settings(config).rules,
@@ -80,6 +115,10 @@ def self_train(config: Config) -> "SelfTraining":
         now=datetime.now(UTC),
         on_head=_on_head(config),
     )
+    if use:
+        use_run(store, run_of(summary.table), now=datetime.now(UTC))
+        bring_up(store)
+    return summary
 
 
 def _maker(config: Config) -> "MakeHead":

@@ -102,6 +102,7 @@ AUDITS = pa.schema(  # the last row of an image counts
     ]
 )
 
+
 def embeddings(dimension: int) -> pa.Schema:
     """Return the schema of `embeddings` for vectors of `dimension` components."""
     return pa.schema(

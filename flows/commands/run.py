@@ -1,4 +1,4 @@
-"""The commands that write a store: demo, init, run, relabel, select, train, serve."""
+"""The commands that write a store: demo, init, run, relabel, select, serve."""
 
 from pathlib import Path
 from typing import Annotated
@@ -198,47 +198,6 @@ def select(
     resolved = resolve(config, given, assignments)
     with writer_lock(open_store(resolved.store), wait=wait):
         tables.show_selection(stages.select(resolved), as_json=as_json)
-
-
-def train(
-    store: StoreFolder = None,
-    truth: Truth = None,
-    side_text: Annotated[
-        str | None,
-        typer.Option("--side-text", help="none, file-name, captions, shards or a CSV (path,text)."),
-    ] = None,
-    side_columns: Annotated[
-        str | None,
-        typer.Option("--side-columns", help="CSV or Parquet: path, and columns to learn from."),
-    ] = None,
-    allow_leakage: Annotated[
-        bool,
-        typer.Option("--allow-leakage", help="Train though side information gives labels away."),
-    ] = False,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same weights.")] = None,
-    model: Model = None,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    wait: Wait = False,
-    plain: Plain = False,
-    as_json: Json = False,
-) -> None:
-    """Fit the multimodal MLP to the selection and compare it with two baselines."""
-    from flows import driver, tables
-    from flows.settings import resolve
-
-    given = {
-        "store": store,
-        "select.truth": truth,
-        "train.side_text": side_text,
-        "train.side_columns": side_columns,
-        "train.allow_leakage": allow_leakage or None,
-        "train.seed": seed,
-        "encoder.model": model,
-    }
-    resolved = resolve(config, given, assignments)
-    summary = driver.train(resolved, plain=plain, wait=wait)
-    tables.show_training(summary, as_json=as_json)
 
 
 def serve(

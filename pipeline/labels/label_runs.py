@@ -76,7 +76,7 @@ def find_run(store: Store, given: str) -> str:
                 f"{store.location}: no label run is the {given} one: {_listed(tables)}"
             )
         return table
-    found = [table for table in tables if given and _short(table).startswith(given.lower())]
+    found = [table for table in tables if given and run_of(table).startswith(given.lower())]
     if len(found) != 1:
         number = "no label run" if not found else f"{len(found)} label runs"
         raise InputError(
@@ -120,7 +120,7 @@ def _state(
 ) -> LabelRunState:
     counts = _count(store, table)
     return LabelRunState(
-        run=_short(table),
+        run=run_of(table),
         table=table,
         label_set=table.split("/")[1],
         current=current,
@@ -182,9 +182,10 @@ def _is_part(name: str) -> bool:
     return name.startswith("labels/") and name.count("/") == 3 and name.endswith(".parquet")
 
 
-def _short(table: str) -> str:
+def run_of(table: str) -> str:
+    """Return the digits that a label run is named by."""
     return table.rpartition("/")[2]
 
 
 def _listed(tables: list[str]) -> str:
-    return ", ".join(f"{_short(table)} ({table.split('/')[1]})" for table in tables)
+    return ", ".join(f"{run_of(table)} ({table.split('/')[1]})" for table in tables)

@@ -1,6 +1,6 @@
 """What is asked of the images of a store, and the table that holds the answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet
@@ -41,3 +41,8 @@ class LabelRun(Question):
 
     table: str  # of the answers
     source: str = "texts"  # who answered: texts, head:<kind> or self-train:<round>
+
+    @property
+    def question(self) -> Question:
+        """What was asked."""
+        return Question(**{field.name: getattr(self, field.name) for field in fields(Question)})

@@ -136,9 +136,7 @@ class _Reader:
         part = self._found.frame[rows]
         vectors = vectors_of(self._store, part["image_id"].to_list())
         soft = soft_targets(part, self._found.classes) if self._soft and labels == "label" else None
-        return Samples(
-            vectors, side, self._found.index_of(labels, rows), self._weights(rows), soft
-        )
+        return Samples(vectors, side, self._found.index_of(labels, rows), self._weights(rows), soft)
 
     def _weights(self, rows: Ints) -> Floats:
         weights = self._found.frame["weight"][rows].fill_null(0.0).to_numpy().astype(np.float32)

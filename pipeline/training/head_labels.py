@@ -4,7 +4,7 @@ Shapes: n images of a part, D embedding dimensions, S side dimensions, C classes
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -91,9 +91,7 @@ def label_by_head(
     return HeadLabels(table, labelled)
 
 
-def head_table(
-    question: Question, identity: EncoderIdentity, source: str, made_of: str
-) -> str:
+def head_table(question: Question, identity: EncoderIdentity, source: str, made_of: str) -> str:
     """Return the name of the table that holds a head's answers to a question."""
     asked = question.table_for(identity)
     return f"labels/{question.label_set.name}/{digest([asked, source, made_of])[:12]}"

@@ -17,6 +17,7 @@ from pipeline.store import Store
 from pipeline.training.selection import TABLE
 from pipeline.vectors import iterate_vectors
 
+_SELECTED = ["image_id", "label", "weight", "split", "kept", "duplicate_group"]
 _LABELS = ["image_id", "topk_labels", "topk_scores", "naive_label", "naive_score"]
 
 
@@ -25,9 +26,9 @@ class Labelled:
     """Every present, labelled image; what is measured by, and what it is measured on.
 
     `frame` has image_id, path, naive_label, naive_score, top_label, top_score, topk_labels,
-    topk_scores, label, weight, split, kept, and `right`: the true label where one is known and the
-    image is in the test split; without a truth the pseudo-label of the kept images that are held
-    out for validation; null of all others.
+    topk_scores, label, weight, split, kept, duplicate_group, and `right`: the true label where one
+    is known and the image is in the test split; without a truth the pseudo-label of the kept images
+    that are held out for validation; null of all others.
     """
 
     frame: pl.DataFrame
@@ -62,7 +63,9 @@ def gather(store: Store, truth: Truth | None) -> Labelled:
     """
     run = current_labels(store)
     labels = store.read(run.table, _LABELS).unique("image_id")
-    selection = store.read(TABLE, ["image_id", "label", "weight", "split", "kept"])
+    selection = store.read(
+        TABLE, ["image_id", "label", "weight", "split", "kept", "duplicate_group"]
+    )
     frame = (
         present_images(store)
         .join(labels, on="image_id", how="inner", maintain_order="left")
@@ -110,7 +113,8 @@ def soft_targets(frame: pl.DataFrame, classes: list[str]) -> Floats:
     left = np.maximum(0.0, 1.0 - table.sum(axis=1, keepdims=True))
     others = np.maximum(1, (~told).sum(axis=1, keepdims=True))
     table = np.where(told, table, left / others).astype(np.float32)
-    return table / table.sum(axis=1, keepdims=True)
+    table /= table.sum(axis=1, keepdims=True)
+    return table
 
 
 def vectors_of(store: Store, ids: list[str]) -> Floats:

@@ -1,4 +1,4 @@
-"""A trained head on disk: safetensors for its arrays, JSON for all else that is needed to use it."""
+"""A trained head on disk: safetensors for its arrays, JSON for all else that using it needs."""
 
 import hashlib
 from dataclasses import dataclass

@@ -12,7 +12,6 @@ import polars as pl
 
 from pipeline.arrays import Floats
 from pipeline.clip.protocol import ImageEncoder
-from pipeline.errors import InputError
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.question import Question
 from pipeline.labels.voting import top

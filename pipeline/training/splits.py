@@ -31,6 +31,11 @@ def split_of(name: str, valid_share: float) -> str:
     return "valid" if _fraction("split", name) < valid_share else "train"
 
 
+def half_of(name: str) -> int:
+    """Return 0 or 1 by a third hash of a group's name, which knows nothing of its side."""
+    return int(_fraction("half", name) < 0.5)
+
+
 def split(images: pl.DataFrame, *, known: Collection[str] = (), valid_share: float) -> pl.DataFrame:
     """Add the column split: train, valid or test.
 

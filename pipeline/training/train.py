@@ -17,7 +17,7 @@ from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
 from pipeline.training.comparison import REFINED, ZERO_SHOT, Answers, Line, answers, line
-from pipeline.training.data import Data, SideAlone, read_data
+from pipeline.training.data import SideAlone, read_data
 from pipeline.training.freshness import train_fingerprint, why_not
 from pipeline.training.heads.base import Head, HeadSettings, History, OnEpoch, TextClassifier
 from pipeline.training.labelled import Labelled, gather

@@ -30,6 +30,7 @@ from pipeline.training.samples import Source
 
 _ROWS = 8192  # looked at together
 _IN_MEMORY = 1 << 30  # bytes of vectors; more are read anew for each step
+_PULLED_AS = 1000  # samples
 _GRADIENT = 1e-5  # of any weight: smaller than that is the bottom, as far as float32 can see
 
 
@@ -37,10 +38,13 @@ class LinearHead:
     """softmax(scale T x + M (x - m) / s + b): T the texts, M and b learnt, both pulled toward 0.
 
     Minimises the weighted mean loss + pull / 2 (|M|^2 + |b|^2), where m is the mean of the training
-    images and s their mean distance from it, so that `pull` means the same for any encoder. With
-    much pull it is the text classifier; a class without samples stays where its text put it, as far
-    as the pull goes. No validation split is needed. With cross-entropy the problem is convex and
-    taken as a whole (L-BFGS): there is one answer, and neither a seed nor batches to choose it.
+    images and s their mean distance from it, so that `pull` means the same for any encoder; fewer
+    than 1,000 samples are pulled 1,000 / n times as hard. With much pull it is the text classifier;
+    a class without samples stays where its text put it, as far as the pull goes. Labels are not
+    smoothed: texts are surer than smoothed labels, so that most of what is learnt would be doubt,
+    and names that fit no image would gain by it. No validation split is needed. With cross-entropy
+    the problem is convex and taken as a whole (L-BFGS): there is one answer, and neither a seed nor
+    batches to choose it.
 
     A classifier that begins at the text's weights and is held to them: CLAP, Silva-Rodriguez et al.
     2024, arXiv 2312.12730; LP++, Huang et al. 2024, arXiv 2404.02285.
@@ -51,7 +55,7 @@ class LinearHead:
     def __init__(self, text: TextClassifier, settings: HeadSettings) -> None:
         """Make a head that answers as the text classifier does until it is fitted.
 
-        Of the settings it takes loss, label_smoothing, soft_targets, pull, device and max_epochs,
+        Of the settings it takes loss, soft_targets, pull, device and max_epochs,
         each of which is a step of L-BFGS here.
         """
         self._settings: HeadSettings | None = settings
@@ -123,6 +127,7 @@ class _Problem:
         self._source, self._texts, self._settings = source, texts.astype(np.float64), settings
         self._device = device_named(settings.device)
         self._scale = _measure(source, len(texts), settings.soft_targets)
+        self._pull = settings.pull * max(1.0, _PULLED_AS / len(source))
 
     def layer(self, moved: Doubles) -> tuple[Floats, Floats]:
         """Return weights (C, D) and bias (C,) of the flat parameters M and b."""
@@ -145,14 +150,14 @@ class _Problem:
                 for each in (batch.images, chosen, batch.weights)
             )
             logits = images @ weights.T + bias
-            losses = sample_losses(logits, targets, settings.loss, settings.label_smoothing)
+            losses = sample_losses(logits, targets, settings.loss, 0.0)
             loss = (losses * heavy).sum(dtype=torch.float64) / scale.weight
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         of_weights, of_bias = (_gradient(each) for each in (weights, bias))
         of_move = (of_weights - np.outer(of_bias, scale.mean)) / scale.spread
-        gradient = np.concatenate([of_move.ravel(), of_bias]) + settings.pull * moved
-        return float(total) + settings.pull / 2 * float(moved @ moved), gradient
+        gradient = np.concatenate([of_move.ravel(), of_bias]) + self._pull * moved
+        return float(total) + self._pull / 2 * float(moved @ moved), gradient
 
     def _split(self, moved: Doubles) -> tuple[Doubles, Doubles]:
         return moved[: self._texts.size].reshape(self._texts.shape), moved[self._texts.size :]
