@@ -109,6 +109,22 @@ def test_weights_decide_whom_to_believe() -> None:
         assert accuracy(network, blobs(300, 2)) == 1.0
 
 
+def test_dropout_is_of_training_alone() -> None:
+    def dropping() -> nn.Module:
+        network = Plain()
+        network.layer = nn.Sequential(nn.Dropout(0.5), network.layer)  # type: ignore[assignment]
+        return network
+
+    settings = replace(SETTINGS, max_epochs=3, learning_rate=1e-9)
+    network, history = fit_network(
+        dropping, blobs(60, 0), blobs(30, 1), classes=3, settings=settings, on_epoch=unheard
+    )
+    assert not network.training
+    # Nothing is learnt at this rate, so only dropout could make the epochs differ.
+    assert np.ptp([epoch.train_loss for epoch in history.epochs]) > 1e-3
+    assert np.ptp([epoch.valid_loss for epoch in history.epochs]) < 1e-6
+
+
 def test_soft_targets_are_what_is_learnt() -> None:
     samples = blobs(60, 0)
     soft = np.full((60, 3), 0.05, np.float32)
