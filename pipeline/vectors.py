@@ -77,25 +77,28 @@ def stream_vectors(
     """
 
     def batches(held: pq.ParquetFile) -> Iterator[tuple[pa.Array, Halves]]:
-        for batch in _columns(held, "image_id", "embedding"):
+        for batch in _columns(held, _BATCH_ROWS, "image_id", "embedding"):
             yield batch.column(0), _matrix(batch.column(1))
 
     return store.look_into("embeddings", part, lambda held: take(batches(held)), _BUFFER_BYTES)
 
 
-def stream_rows(store: Store, part: str, take: Callable[[Iterator[Halves]], R]) -> R:
-    """Return what `take` makes of the vectors of a part alone; else as `stream_vectors`."""
+def stream_rows(store: Store, part: str, rows: int, take: Callable[[Iterator[Halves]], R]) -> R:
+    """Return what `take` makes of the vectors of a part alone, `rows` of them at a time.
+
+    Else as `stream_vectors`.
+    """
 
     def batches(held: pq.ParquetFile) -> Iterator[Halves]:
-        for batch in _columns(held, "embedding"):
+        for batch in _columns(held, rows, "embedding"):
             yield _matrix(batch.column(0))
 
     return store.look_into("embeddings", part, lambda held: take(batches(held)), _BUFFER_BYTES)
 
 
-def _columns(held: pq.ParquetFile, *names: str) -> Iterator[pa.RecordBatch]:
+def _columns(held: pq.ParquetFile, rows: int, *names: str) -> Iterator[pa.RecordBatch]:
     # Columns are decoded one after the other: two would wait for each other's pages.
-    yield from held.iter_batches(_BATCH_ROWS, columns=list(names), use_threads=False)
+    yield from held.iter_batches(rows, columns=list(names), use_threads=False)
 
 
 def _matrix(column: pa.FixedSizeListArray) -> Halves:

@@ -75,7 +75,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 24 rows, chunks of 5: everything has borders to cross."""
     monkeypatch.setattr(streaming, "_BLOCK_BYTES", 24 * WIDTH * 2)
     monkeypatch.setattr(streaming, "_TOGETHER", 2)
-    monkeypatch.setattr("pipeline.vectors._BATCH_ROWS", 5)
+    monkeypatch.setattr(streaming, "_CHUNK_ROWS", 5)
 
 
 @pytest.mark.usefixtures("small")
@@ -162,14 +162,14 @@ def test_trouble_on_the_way_neither_repeats_nor_loses_a_sample(
     troubles = iter([OSError("the line is cut")])
     matrix = streaming.stream_rows
 
-    def cut(store: Store, part: str, take):  # type: ignore[no-untyped-def]
+    def cut(store: Store, part: str, rows: int, take):  # type: ignore[no-untyped-def]
         def cut_off(batches):  # type: ignore[no-untyped-def]
             for number, batch in enumerate(batches):
                 if number == 7 and (trouble := next(troubles, None)):
                     raise trouble
                 yield batch
 
-        return matrix(store, part, lambda batches: take(cut_off(batches)))
+        return matrix(store, part, rows, lambda batches: take(cut_off(batches)))
 
     monkeypatch.setattr(streaming, "stream_rows", cut)
     labels = [int(label) for batch in source.batches(8) for label in batch.labels]

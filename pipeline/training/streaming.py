@@ -25,6 +25,7 @@ from pipeline.vectors import stream_rows
 
 _BLOCK_BYTES = 32 << 20  # of vectors that are shuffled together
 _TOGETHER = 8  # parts that are read in turn, for what came in one drop may be of one class
+_CHUNK_ROWS = 512  # more would leave a core's cache before they are copied
 _CHUNKS = 2  # read and waiting, of each of these
 
 _Places = npt.NDArray[np.int32]
@@ -212,7 +213,7 @@ def _mixed(
 
 
 def _reader(store: Store, part: _Part) -> Callable[[Put[tuple[Halves, _Places]]], None]:
-    """Return what puts the wanted vectors of a part, a few thousand rows at a time."""
+    """Return what puts the wanted vectors of a part, a few hundred rows at a time."""
 
     def read(put: Put[tuple[Halves, _Places]]) -> None:
         put_so_far = 0  # rows of the part that are behind us, should it be read afresh
@@ -233,7 +234,7 @@ def _reader(store: Store, part: _Part) -> Callable[[Put[tuple[Halves, _Places]]]
                     return
 
         try:
-            stream_rows(store, part.name, take)
+            stream_rows(store, part.name, _CHUNK_ROWS, take)
         except FileNotFoundError as error:
             raise StoreError(
                 f"{store.location}: embeddings/{part.name}.parquet went away while it was being "
