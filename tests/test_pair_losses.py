@@ -26,7 +26,8 @@ def test_triplets_worked_by_hand() -> None:
 def test_what_has_its_margin_pulls_at_nothing() -> None:
     texts = unit([[1, 0], [0, 1]])
     images = unit([[1, 0.01], [1, 0.9]]).requires_grad_()
-    triplet(images, texts, torch.tensor([0, 0]), torch.ones(2), margin=0.5).backward()
+    loss = triplet(images, texts, torch.tensor([0, 0]), torch.ones(2), margin=0.5)
+    loss.backward()  # type: ignore[no-untyped-call]
     assert images.grad is not None
     assert images.grad[0].tolist() == [0, 0]
     assert images.grad[1].tolist() == pytest.approx([-0.5, 0.5])  # to its own text, off the other

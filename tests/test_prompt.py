@@ -1,5 +1,6 @@
 """The prompt head through the tiny CLIP's text tower, on images made of texts."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,15 +13,24 @@ from pipeline.clip.encoder import Encoder
 from pipeline.clip.learnable import LearnablePrompts
 from pipeline.clip.loading import LoadedModel, load_model
 from pipeline.errors import InputError
-from pipeline.training.heads.base import TextClassifier
 from pipeline.training.fitting import Batch
+from pipeline.training.heads.base import TextClassifier
 from pipeline.training.heads.prompt import MOST_CLASSES, PromptHead, PromptNetwork, objective
 from pipeline.training.samples import Samples
 from tests.conftest import TINY
 from tests.test_pairwise import SETTINGS as OTHERS
 
 NAMES = ("dog", "cat", "truck", "banana")
-SETTINGS = replace(OTHERS, mixup=0.0, learning_rate=3e-2, max_epochs=60, patience=60)
+SETTINGS = replace(OTHERS, mixup=0.0, batch_size=256, max_epochs=60, patience=60, hold=0.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Hundreds of tiny steps: threads would spend them waiting for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +95,11 @@ def test_from_one_prompt_it_is_the_texts_with_the_learnt_context(
 def test_separable_classes_are_learnt_whole(
     text: TextClassifier, loaded: LoadedModel, soft: bool
 ) -> None:
-    centres = text.vectors[[1, 2, 3, 0]]  # a dog looks as "cat" reads, and so on
+    """Images look as the names read after some words, of which "a photo of a" is a bad guess."""
+    teacher = LearnablePrompts(loaded, NAMES)
+    with torch.no_grad():
+        teacher.context.copy_(0.05 * torch.randn(4, 64, generator=torch.Generator().manual_seed(0)))
+        centres = teacher().numpy()
     train, valid, unseen = (images(n, n, centres) for n in (200, 40, 400))
     if soft:
         train, valid = (
@@ -93,7 +107,7 @@ def test_separable_classes_are_learnt_whole(
             for s in (train, valid)
         )
     head = PromptHead(text, replace(SETTINGS, soft_targets=soft), lambda: loaded)
-    assert (answers(head, unseen).argmax(axis=1) == unseen.labels).mean() < 0.1
+    assert (answers(head, unseen).argmax(axis=1) == unseen.labels).mean() < 0.6
     head.fit(train, valid, lambda epoch: None)
     assert answers(head, unseen).argmax(axis=1).tolist() == unseen.labels.tolist()
     assert answers(head, unseen).sum(axis=1) == pytest.approx(1, abs=1e-5)
@@ -146,7 +160,7 @@ def test_the_farther_it_moves_the_more_it_costs(text: TextClassifier, loaded: Lo
     )
     network = PromptNetwork(text, LearnablePrompts(loaded, NAMES))
     with torch.no_grad():
-        network.prompts.context += 0.5
+        network.prompts.context.mul_(-1)
         vectors = network.vectors().numpy()
     logits = text.scale * samples.images @ vectors.T
     own = np.log(softmax(logits, axis=1))[np.arange(8), samples.labels]
@@ -154,7 +168,7 @@ def test_the_farther_it_moves_the_more_it_costs(text: TextClassifier, loaded: Lo
     moved = ((vectors - text.vectors) ** 2).sum(axis=1)
     assert moved.min() > 1e-3
     expected = -(weights * own).sum() / weights.sum() + 8 * moved.mean()
-    loss = objective(SETTINGS)(network, batch, 0.0)
+    loss = objective(replace(SETTINGS, hold=8.0))(network, batch, 0.0)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-4)
 
 

@@ -15,6 +15,7 @@ from pipeline.training.samples import Source
 
 Loss = Literal["cross-entropy", "generalised"]
 Fusion = Literal["concat", "gated", "dynamic"]
+PairLoss = Literal["contrastive", "triplet"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class HeadSettings:
     patience: int
     seed: int
     device: str  # cpu, cuda or cuda:1
+    pair_loss: PairLoss = "contrastive"  # of the head pairwise
+    margin: float = 0.2  # of its triplets, in cosine, 0 to 2
+    image_pairs: float = 0.1  # weight of image with image beside image with text; 0: none
+    context_tokens: int = 4  # of the head prompt, at least 1
+    hold: float = 8.0  # of its text vectors where they began, 0 or more; as KgCoOp has it
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from pipeline.training.heads.base import HeadSettings, History, OnEpoch, Saved, 
 from pipeline.training.losses import sample_losses, weighted_mean
 from pipeline.training.pair_losses import contrast_of_images, triplet
 from pipeline.training.samples import Source
-from pipeline.training.scaling import fitted_scale
+from pipeline.training.scaling import matched_scale, mean_confidence
 
 _TEMPERATURE = 0.1  # of images among themselves, as Khosla et al. 2020 have it
 _ROWS = 8192  # projected at a time
+_ENOUGH = 20_000  # images to fit the scale to: one number needs no more
 
 
 class Projection(nn.Module):
@@ -73,8 +74,9 @@ class PairwiseHead:
     """A siamese network; as a head, the softmax of scale x cosine with the texts of the classes.
 
     Its loss is contrastive (cross-entropy over the texts, and images of one class against all
-    others) or a triplet's. The scale is fitted afterwards to held-out samples: a triplet loss has
-    none, and one that was learnt with the weights would be too sure.
+    others) or a triplet's. Afterwards the scale is set so that the head is as sure of what was
+    held out as the text classifier: a triplet loss has no scale, and one that was learnt with the
+    weights would be too sure.
     """
 
     kind: ClassVar[str] = "pairwise"
@@ -82,14 +84,14 @@ class PairwiseHead:
     def __init__(self, text: TextClassifier, settings: HeadSettings) -> None:
         """Make a head that answers as the text classifier does until it is fitted."""
         self._settings: HeadSettings | None = settings
-        self._names = text.names
+        self._text, self._names = text, text.names
         self._network = self._made(text.vectors, text.scale, settings.hidden, settings.dropout)
 
     def fit(self, train: Source, valid: Source, on_epoch: OnEpoch) -> History:
         """Fit, as `Head` says; the side vectors are not looked at."""
         assert self._settings is not None, "a head that was loaded is not fitted again"
         settings = replace(self._settings, mixup=0.0)  # a mixed image is of no class
-        classes, scale = self._network.classes.numpy(), float(self._network.scale)
+        classes, scale = self._text.vectors, self._text.scale
         if train.sizes[0] != classes.shape[1]:
             raise InputError(
                 f"head pairwise: images of {train.sizes[0]} dimensions, texts of "
@@ -105,12 +107,12 @@ class PairwiseHead:
             objective=objective(settings),
         )
         self._network = cast(Siamese, network)
-        self._network.scale.fill_(
-            fitted_scale(self._cosines, valid if len(valid) else train, scale, settings)
-        )
+        images = _some(valid if len(valid) else train, settings)
+        sure = mean_confidence(images @ classes.T, scale)
+        self._network.scale.fill_(matched_scale(self._cosines(images), sure, scale))
         return history
 
-    def predict_proba(self, images: Floats, side: Floats) -> Floats:
+    def predict_proba(self, images: Floats, side: Floats) -> Floats:  # noqa: ARG002
         """Return class probabilities (N, C), as `Head` says.
 
         Raises:
@@ -175,6 +177,16 @@ class PairwiseHead:
             part = np.ascontiguousarray(rows[at : at + _ROWS], np.float32)
             answers[at : at + _ROWS] = side(torch.from_numpy(part)).numpy()
         return answers
+
+
+def _some(samples: Source, settings: HeadSettings) -> Floats:
+    """Return the images (N, D) of some samples, of all where there are not many."""
+    parts: list[Floats] = []
+    for batch in samples.batches(settings.batch_size, settings.seed):
+        parts.append(batch.images)
+        if sum(map(len, parts)) >= _ENOUGH:
+            break
+    return np.concatenate(parts)
 
 
 def objective(settings: HeadSettings) -> Objective:

@@ -29,7 +29,6 @@ from pipeline.training.samples import Source
 MOST_CLASSES = 100
 _STEPS = 8  # in an epoch, or not many more: each takes every class through the text tower
 _LARGEST_BATCH = 16_384
-_HOLD = 8.0  # as KgCoOp has it
 
 
 class PromptNetwork(nn.Module):
@@ -79,7 +78,7 @@ class PromptHead:
     kind: ClassVar[str] = "prompt"
 
     def __init__(
-        self, text: TextClassifier, settings: HeadSettings, model: Callable[[], LoadedModel]
+        self, text: TextClassifier, settings: HeadSettings, model: Callable[[], LoadedModel] | None
     ) -> None:
         """Make a head that answers as the text classifier does until it is fitted.
 
@@ -93,10 +92,11 @@ class PromptHead:
         """
         if len(text.names) > MOST_CLASSES:
             raise InputError(
-                f"head prompt: {len(text.names)} classes, and at most {MOST_CLASSES} can be learnt: "
-                "each step takes all of them through the text tower. Use linear or mlp"
+                f"head prompt: {len(text.names)} classes, and at most {MOST_CLASSES} can be "
+                "learnt: each step takes all of them through the text tower. Use linear or mlp"
             )
-        self._text, self._settings, self._model = text, settings, model
+        self._text, self._model = text, model
+        self._settings: HeadSettings | None = settings
         self._context: Floats = np.empty((0, 0), np.float32)
 
     def fit(self, train: Source, valid: Source, on_epoch: OnEpoch) -> History:
@@ -122,7 +122,7 @@ class PromptHead:
             train,
             valid,
             classes=len(text.names),
-            # Decay would pull the context toward no words at all; `_HOLD` pulls to the classifier.
+            # Decay would pull the context toward no words at all; `hold` pulls to the classifier.
             settings=replace(settings, batch_size=min(batch, _LARGEST_BATCH), weight_decay=0.0),
             on_epoch=on_epoch,
             objective=objective(settings),
@@ -133,7 +133,7 @@ class PromptHead:
         self._context = prompts.context.detach().cpu().numpy()
         return history
 
-    def predict_proba(self, images: Floats, side: Floats) -> Floats:
+    def predict_proba(self, images: Floats, side: Floats) -> Floats:  # noqa: ARG002
         """Return class probabilities (N, C), as `Head` says; this needs no text tower.
 
         Raises:
@@ -178,6 +178,6 @@ def objective(settings: HeadSettings) -> Objective:
         logits = prompts(batch.images, vectors)
         losses = sample_losses(logits, batch.targets, settings.loss, smoothing)
         moved = (vectors - prompts.classes).square().sum(dim=1).mean()
-        return weighted_mean(losses, batch.weights) + _HOLD * moved
+        return weighted_mean(losses, batch.weights) + settings.hold * moved
 
     return mean_loss

@@ -1,10 +1,14 @@
 """Heads by their kind; each is imported when it is asked for."""
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import InputError
 from pipeline.training.heads.base import Head, HeadSettings, Saved, TextClassifier
+
+if TYPE_CHECKING:
+    from pipeline.clip.loading import LoadedModel  # it loads torch and open_clip
 
 # kind -> module and class; the classes know how to `load`.
 _HOMES = {
@@ -19,20 +23,28 @@ KINDS = tuple(_HOMES)
 
 
 def make_head(
-    kind: str, text: TextClassifier, sizes: tuple[int, int], settings: HeadSettings
+    kind: str,
+    text: TextClassifier,
+    sizes: tuple[int, int],
+    settings: HeadSettings,
+    model: "Callable[[], LoadedModel] | None" = None,
 ) -> Head:
     """Return an unfitted head.
 
     Args:
-        kind: one of KINDS but prompt, which is made from the model's text tower, too.
+        kind: one of KINDS.
         text: its classes, and what their texts say of an image.
         sizes: D and S.
         settings: of fitting.
+        model: loads the model of the text classifier; the head prompt needs it to be fitted, the
+            others do not.
 
     Raises:
-        InputError: there is no such kind, or it cannot be made for these sizes.
+        InputError: there is no such kind, or it cannot be made for these sizes or classes.
     """
     head = _class_of(kind)
+    if kind == "prompt":
+        return cast(Head, head(text, settings, model))
     if kind in ("linear", "pairwise"):
         return cast(Head, head(text, settings))
     return cast(Head, head.of(len(text.names), sizes, settings))
