@@ -77,11 +77,27 @@ def stream_vectors(
     """
 
     def batches(held: pq.ParquetFile) -> Iterator[tuple[pa.Array, Halves]]:
-        columns = ["image_id", "embedding"]
-        # Columns are decoded one after the other: two would wait for each other's pages.
-        for batch in held.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
-            vectors = batch.column(1)
-            flat = vectors.flatten().to_numpy(zero_copy_only=False)
-            yield batch.column(0), flat.reshape(len(batch), vectors.type.list_size)
+        for batch in _columns(held, "image_id", "embedding"):
+            yield batch.column(0), _matrix(batch.column(1))
 
     return store.look_into("embeddings", part, lambda held: take(batches(held)), _BUFFER_BYTES)
+
+
+def stream_rows(store: Store, part: str, take: Callable[[Iterator[Halves]], R]) -> R:
+    """Return what `take` makes of the vectors of a part alone; else as `stream_vectors`."""
+
+    def batches(held: pq.ParquetFile) -> Iterator[Halves]:
+        for batch in _columns(held, "embedding"):
+            yield _matrix(batch.column(0))
+
+    return store.look_into("embeddings", part, lambda held: take(batches(held)), _BUFFER_BYTES)
+
+
+def _columns(held: pq.ParquetFile, *names: str) -> Iterator[pa.RecordBatch]:
+    # Columns are decoded one after the other: two would wait for each other's pages.
+    yield from held.iter_batches(_BATCH_ROWS, columns=list(names), use_threads=False)
+
+
+def _matrix(column: pa.FixedSizeListArray) -> Halves:
+    flat: Halves = column.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), column.type.list_size)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from pipeline.training.devices import device_named
 from pipeline.training.heads.base import Epoch, HeadSettings, History, OnEpoch
 from pipeline.training.losses import sample_losses, weighted_mean
 from pipeline.training.samples import Samples, Source
+
+M = TypeVar("M", bound=nn.Module)
 
 _SEEDS = 2**31
 
@@ -50,7 +53,7 @@ def classification(settings: HeadSettings) -> Objective:
 
 
 def fit_network(
-    make: Callable[[], nn.Module],
+    make: Callable[[], M],
     train: Source,
     valid: Source,
     *,
@@ -58,7 +61,7 @@ def fit_network(
     settings: HeadSettings,
     on_epoch: OnEpoch,
     objective: Objective | None = None,
-) -> tuple[nn.Module, History]:
+) -> tuple[M, History]:
     """Fit a network; return it as it was after its best epoch, on the CPU.
 
     The best epoch is that of the lowest loss on `valid`, taken without label smoothing, mixup and
