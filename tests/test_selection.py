@@ -171,8 +171,9 @@ def test_quantile_keeps_the_best_share_of_each_class_rounded_up() -> None:
 
 
 def test_a_share_is_not_rounded_up_for_what_no_float_can_say() -> None:
-    dogs = graded("dog", *(0.9 - n / 100 for n in range(30)))
-    assert len(kept(*dogs, policy="quantile", share=0.1)) == 3  # in floats 30 x 0.1 is above 3
+    dogs = graded("dog", *(0.9 - n / 200 for n in range(100)))
+    assert 100 * 0.07 > 7
+    assert len(kept(*dogs, policy="quantile", share=0.07)) == 7
 
 
 def test_top_k_keeps_the_best_of_each_class() -> None:
@@ -186,12 +187,13 @@ def test_top_k_keeps_the_best_of_each_class() -> None:
 def test_the_floor_is_a_share_of_the_median(policy: str) -> None:
     # The median of 0.1 0.2 0.4 0.5 0.6 0.7 0.8 is 0.5.
     rows = graded("dog", 0.8, 0.7, 0.6, 0.5) + graded("cat", 0.4) + graded("car", 0.2, 0.1)
+    rows += [(f"mute{n}", None, 0.99, "weak", None) for n in range(9)]  # cannot be kept
     assert kept(*rows, policy=policy, share=1.0, per_class=9, floor=0.8) == [
         *("cat0", "dog0", "dog1", "dog2", "dog3")
     ]
-    why = chosen(*rows, bar=0.0, policy=policy, share=1.0, per_class=9, floor=0.9)
-    assert why["cat0"] == "confidence below 0.9 x the median"
-    whole = chosen(*rows, bar=0.0, floor=1.0)  # threshold has a bar of its own
+    why = chosen(*rows, bar=0.0, policy=policy, share=1.0, per_class=9, floor=0.81)
+    assert why["cat0"] == "confidence below 0.81 x the median"
+    whole = chosen(*rows[:7], bar=0.0, floor=1.0)  # threshold has a bar of its own
     assert set(whole.values()) == {None}
 
 

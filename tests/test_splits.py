@@ -235,6 +235,16 @@ def test_older_files_may_give_a_crowd_another_name(store: Store) -> None:
     assert set(chosen(store)["split_group"]) == {older}
 
 
+def test_a_file_that_is_touched_later_stays_the_oldest(store: Store) -> None:
+    [first] = arrive(store, 1, axis(0)[None])
+    arrive(store, 2, axis(0)[None])
+    rows = store.read("files").filter(image_id=first)
+    touched = rows.with_columns(mtime=pl.lit(NOON + timedelta(days=9)).cast(rows["mtime"].dtype))
+    store.write_part("files", "20240103T000000000000-scan", touched.to_arrow().cast(FILES))
+    select(store, SELECTED)
+    assert set(chosen(store)["split_group"]) == {first}
+
+
 def test_the_order_of_drops_and_of_rows_does_not_matter(tmp_path: Path) -> None:
     found = []
     for name, order in (("one", (1, 2, 3)), ("other", (3, 1, 2))):
