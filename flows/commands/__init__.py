@@ -53,3 +53,14 @@ Truth = Annotated[
         "--truth", help="True labels: a CSV file (path,label), or a folder with one folder a class."
     ),
 ]
+SideText = Annotated[
+    str | None,
+    typer.Option("--side-text", help="none, file-name, captions, shards or a CSV (path,text)."),
+]
+SideColumns = Annotated[
+    str | None,
+    typer.Option("--side-columns", help="CSV or Parquet: path, and columns to learn from."),
+]
+AllowLeakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Train though side information gives labels away.")
+]

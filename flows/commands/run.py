@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.commands import (
+    AllowLeakage,
     Assignments,
     ConfigFile,
     Device,
@@ -15,6 +16,8 @@ from flows.commands import (
     Plain,
     Precision,
     Refine,
+    SideColumns,
+    SideText,
     StoreFolder,
     Template,
     TopK,
@@ -200,18 +203,9 @@ def select(
 def train(
     store: StoreFolder = None,
     truth: Truth = None,
-    side_text: Annotated[
-        str | None,
-        typer.Option("--side-text", help="none, file-name, captions, shards or a CSV (path,text)."),
-    ] = None,
-    side_columns: Annotated[
-        str | None,
-        typer.Option("--side-columns", help="CSV or Parquet: path, and columns to learn from."),
-    ] = None,
-    allow_leakage: Annotated[
-        bool,
-        typer.Option("--allow-leakage", help="Train though side information gives labels away."),
-    ] = False,
+    side_text: SideText = None,
+    side_columns: SideColumns = None,
+    allow_leakage: AllowLeakage = False,
     seed: Annotated[int | None, typer.Option("--seed", help="Same seed, same weights.")] = None,
     model: Model = None,
     config: ConfigFile = None,
