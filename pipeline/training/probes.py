@@ -41,13 +41,15 @@ class Probes:
         and fails where a leak is perfect: it asks how numbers vary within a class.
         """
         strength = _RIDGE * len(self.folds[0][0])
-        head = make_pipeline(StandardScaler(), RidgeClassifier(strength, solver="cholesky"))
-        return self._recall(head, numbers)
+        ridge = RidgeClassifier(strength, class_weight="balanced", solver="cholesky")
+        return self._recall(make_pipeline(StandardScaler(), ridge), numbers)
 
     def tree(self, numbers: Floats) -> float:
         """Return that of a decision tree, which finds ranges: lines part no 0 from 1 from 2."""
-        head = DecisionTreeClassifier(min_samples_leaf=_LEAF, random_state=0)
-        return self._recall(head, numbers)
+        tree = DecisionTreeClassifier(
+            min_samples_leaf=_LEAF, class_weight="balanced", random_state=0
+        )
+        return self._recall(tree, numbers)
 
     def side(self, numbers: Floats, text: int) -> float:
         """Return the better of what suits texts, columns and both.
