@@ -7,6 +7,7 @@ import typer
 
 from flows.commands import labels, query, report, run, upkeep
 from flows.commands.audit import audit
+from flows.commands.caption import caption
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ app = typer.Typer(
 for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.train, run.serve),
     *(query.classify, query.search, query.predict),
-    *(report.evaluate, audit, report.export, report.status),
+    *(report.evaluate, audit, caption, report.export, report.status),
     *(upkeep.verify, upkeep.compact),
 ):
     app.command()(command)

@@ -129,6 +129,23 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, description="same seed, same weights")
 
 
+class CaptionConfig(Section):
+    """The model that writes captions (`pseudolabel caption`)."""
+
+    model: str = Field(
+        "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k",
+        description="a CoCa of open_clip, named as encoder.model; never used for labels",
+    )
+    batch_size: int = Field(16, ge=1, description="images written of at once")
+    sample: bool = Field(
+        False, description="draw each word among the likeliest instead of taking the likeliest"
+    )
+    seed: int = Field(0, ge=0, description="of these draws: same seed and batch, same words")
+    commit_seconds: float = Field(
+        60, ge=0, description="work, in seconds, that an interruption may cost"
+    )
+
+
 class RunConfig(Section):
     """Where and in which portions the work is done."""
 
@@ -155,6 +172,7 @@ class Config(Section):
     labels: LabelsConfig = LabelsConfig()
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
+    caption: CaptionConfig = CaptionConfig()
     run: RunConfig = RunConfig()
 
 
@@ -187,8 +205,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     values["sources"] = [anchored(source) for source in config.sources]
     if config.labels.label_set.endswith(".toml"):
         values.setdefault("labels", {})["label_set"] = anchored(config.labels.label_set)
-    if "model" in values.get("encoder", {}):
-        values["encoder"]["model"] = _anchored_model(config.encoder.model, base)
+    for section, model in (("encoder", config.encoder.model), ("caption", config.caption.model)):
+        if "model" in values.get(section, {}):
+            values[section]["model"] = _anchored_model(model, base)
     if config.train.side_text.endswith(".csv"):
         values["train"]["side_text"] = anchored(config.train.side_text)
     return values

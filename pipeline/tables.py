@@ -108,6 +108,19 @@ PREDICTIONS = pa.schema(
 )
 
 
+CAPTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("caption", pa.string()),  # empty: the model wrote nothing of use
+        ("note", pa.string()),  # why it is empty; null when it is not
+        ("model", pa.string()),  # the name that loaded the model
+        ("weights", pa.string()),  # digest of its weights
+        ("run_id", pa.string()),
+        ("made_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
 def embeddings(dimension: int) -> pa.Schema:
     """Return the schema of `embeddings` for vectors of `dimension` components."""
     return pa.schema(
@@ -132,5 +145,6 @@ def schema_of(table: str, dimension: int = 1) -> pa.Schema:
         "selections": SELECTIONS,
         "audits": AUDITS,
         "predictions": PREDICTIONS,
+        "captions": CAPTIONS,
     }
     return embeddings(dimension) if kind == "embeddings" else fixed[kind]

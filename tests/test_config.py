@@ -34,6 +34,12 @@ abstain_below = 0.25
 refine = "anchored"
 unknown = "mcm"
 unknown_above = 0.5
+[caption]
+model = "local-dir:c"
+batch_size = 3
+sample = true
+seed = 4
+commit_seconds = 0
 [train]
 every_run = false
 side_text = "file-name"
