@@ -67,8 +67,10 @@ def write_coca(
     pieces = [*tokenizer.encode(WORDS), tokenizer.eot_token_id] if always is None else [always]
     projection = torch.zeros_like(weights["text_decoder.text_projection"])
     projection[:, pieces] = weights["text_decoder.text_projection"][:, pieces]
-    projection[:, tokenizer.eot_token_id] *= 3  # now and then the end comes early
+    end = torch.Generator().manual_seed(seed + 1)  # it comes early now and then, by these numbers
+    projection[:, tokenizer.eot_token_id] = torch.randn(len(projection), generator=end)
     if always is not None:  # whatever it sees, the last layer puts out this
+        projection.zero_()
         weights["text_decoder.ln_final.weight"].zero_()
         weights["text_decoder.ln_final.bias"].fill_(1)
         projection[:, always] = 1
