@@ -61,7 +61,6 @@ def caption_store(config: Config, tasks: Tasks, options: Options, limit: int) ->
     store, clock = open_store(config.store), Clock()
     with writer_lock(store, wait=options.wait) as check_lock:
         run = Steps(tasks, clock, check_lock).run
-        listener.get().stage("load model")
         table = resources.captioner(config).table
         files = len(uncaptioned(store, table))
         files = min(files, limit) if limit else files

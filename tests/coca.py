@@ -8,6 +8,8 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
+from pipeline.clip.captioner import _mend_generation
+
 WORDS = "dog cat red blue green tree house on under beside two large small old photo of a the"
 CONFIG: dict[str, Any] = {
     "embed_dim": 32,
@@ -54,6 +56,7 @@ def write_coca(
         always: the only piece that it ever writes.
         spoilt: give it a weight that is not a number.
     """
+    _mend_generation()  # for those who call open_clip themselves, to compare
     chance = torch.Generator().manual_seed(seed)
     model = open_clip.CoCa(**{k: v for k, v in CONFIG.items() if k != "custom_text"})
     tokenizer = open_clip.SimpleTokenizer()
