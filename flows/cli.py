@@ -7,6 +7,7 @@ import typer
 
 from flows.commands import labels, query, report, run, training, upkeep
 from flows.commands.audit import audit
+from flows.commands.caption import caption
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 app = typer.Typer(
@@ -20,7 +21,7 @@ for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
     *(query.classify, query.search),
     *(training.train, training.self_train, training.predict),
-    *(report.evaluate, audit, report.export, report.status),
+    *(report.evaluate, audit, caption, report.export, report.status),
     *(upkeep.verify, upkeep.compact),
 ):
     app.command()(command)

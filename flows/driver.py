@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows import resources, stages
+from flows.caption import caption_store
 from flows.console import notes, out, print_json, progress_shown
 from flows.drop import Options, process_drop, tidy, train_head
 from flows.plan import plan
@@ -22,6 +23,7 @@ from pipeline.opening import open_store
 if TYPE_CHECKING:
     from prefect import Flow
 
+    from pipeline.clip.captioning import CaptionSummary
     from pipeline.training.train import TrainSummary
 
 P = ParamSpec("P")
@@ -107,6 +109,20 @@ def relabel(config: Config, *, plain: bool, wait: bool, select: bool) -> Relabel
         from flows.relabel_images import relabel_images
 
         return _called(relabel_images, config, options, select)
+
+
+def caption(config: Config, *, plain: bool, wait: bool, limit: int) -> "CaptionSummary":
+    """Write captions for the images of the store that have none."""
+    options = Options(wait=wait)
+    with progress_shown("load model"), _prefect(plain=plain) as ready:
+        resources.captioner(config)  # a wrong one is told before Prefect is waited for
+        if plain:
+            return caption_store(config, PlainTasks(), options, limit)
+        listener.get().stage(_WAIT_NOTE)
+        ready.result()
+        from flows.caption_images import caption_images
+
+        return _called(caption_images, config, options, limit)
 
 
 def serve(config: Config, *, every: float | None, cron: str | None) -> None:

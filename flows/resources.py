@@ -1,6 +1,7 @@
 """What a config names, loaded: its model once per process, its label set, its decoders."""
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
@@ -11,6 +12,7 @@ from pipeline.labels.question import Question
 from pipeline.store import Store
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
+    from pipeline.clip.captioner import Captioner
     from pipeline.clip.device_decoding import DeviceDecoder
     from pipeline.clip.encoder import Encoder
     from pipeline.clip.loading import LoadedModel
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no
     from pipeline.images.workers import Decoders
     from pipeline.training.heads.base import TextClassifier
 
+_captioners: dict[tuple[str, str, str, bool, int], "Captioner"] = {}
 _encoders: dict[tuple[str, str, str, bool], "Encoder"] = {}
 _loading = threading.Lock()  # two threads must not load one model twice
 
@@ -37,6 +40,34 @@ def encoder(config: Config) -> "Encoder":
                 compiled=wanted.compile,
             )
         return _encoders[key]
+
+
+def captioner_name(config: Config) -> str:
+    """Return the name of the config's captioning model, the same from whatever folder."""
+    kind, _, place = config.caption.model.partition(":")
+    return f"local-dir:{Path(place).absolute()}" if kind == "local-dir" else config.caption.model
+
+
+def captioner(config: Config) -> "Captioner":
+    """Return the config's model for captions, loaded once per process.
+
+    Raises:
+        InputError: it cannot be loaded, or writes no captions.
+    """
+    from pipeline.clip.captioner import load_captioner
+
+    wanted, runs = config.caption, config.encoder
+    key = (captioner_name(config), runs.device, runs.precision, wanted.sample, wanted.seed)
+    with _loading:
+        if key not in _captioners:
+            _captioners[key] = load_captioner(
+                key[0],
+                device=runs.device,
+                precision=runs.precision,
+                sample=wanted.sample,
+                seed=wanted.seed,
+            )
+        return _captioners[key]
 
 
 def label_set(config: Config) -> LabelSet:

@@ -20,6 +20,7 @@ from flows.resources import (
     stored_label_vectors,
 )
 from flows.stale import select_settings
+from pipeline.captions import current_captions
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
@@ -133,7 +134,9 @@ def finish_embedding(config: Config, run_id: str) -> None:
 def too_many_parts(config: Config) -> bool:
     """Tell whether the store has more small parts than it should."""
     limit, store = config.run.compact_after, open_store(config.store)
-    return limit > 0 and any(small_parts(store, t) > limit for t in ("files", "embeddings"))
+    captions = current_captions(store)
+    tables = ["files", "embeddings", *([captions.table] if captions else [])]
+    return limit > 0 and any(small_parts(store, table) > limit for table in tables)
 
 
 def compact(config: Config) -> CompactSummary:

@@ -63,6 +63,7 @@ def _tables(store: Store) -> list[str]:
     names = {name.rpartition("/")[0] for name in store.folder.sizes()}
     return [
         *("files", "embeddings", "side_info"),
+        *sorted(name for name in names if name.startswith("captions/")),
         *sorted(name for name in names if name.startswith(DERIVED)),
     ]
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.sections import (
+    CaptionConfig,
     EncoderConfig,
     LabelsConfig,
     RunConfig,
@@ -31,6 +32,7 @@ class Config(Section):
     labels: LabelsConfig = LabelsConfig()
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
+    caption: CaptionConfig = CaptionConfig()
     run: RunConfig = RunConfig()
 
 
@@ -63,8 +65,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     values["sources"] = [anchored(source) for source in config.sources]
     if config.labels.label_set.endswith(".toml"):
         values.setdefault("labels", {})["label_set"] = anchored(config.labels.label_set)
-    if "model" in values.get("encoder", {}):
-        values["encoder"]["model"] = _anchored_model(config.encoder.model, base)
+    for section, model in (("encoder", config.encoder.model), ("caption", config.caption.model)):
+        if "model" in values.get(section, {}):
+            values[section]["model"] = _anchored_model(model, base)
     if config.select.truth:
         values["select"]["truth"] = anchored(config.select.truth)
     if config.train.side_text.casefold().endswith((".csv", ".parquet")):

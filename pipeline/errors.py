@@ -29,6 +29,8 @@ class DamagedFileError(StoreError):
         then = "the next `pseudolabel run` makes it again"
         if name.startswith("audits/"):
             then = f"then take the answers again that it held: {ANSWERED_AGAIN}"
+        if name.startswith("captions/"):
+            then = "the next `pseudolabel caption` makes it again"
         super().__init__(
             f"{location}: {name} is damaged ({why}). `pseudolabel verify` sets it aside, and {then}"
         )

@@ -8,15 +8,16 @@ from pipeline.store import Store
 _FORM = "%Y%m%dT%H%M%S%f"
 
 
-def new_run_id(store: Store, now: datetime) -> str:
+def new_run_id(store: Store, now: datetime, *more: str) -> str:
     """Name a run so that its parts come last, even when the clock was set back.
 
     Args:
         store: the store that the run writes to.
         now: the present, with time zone.
+        more: tables beside those of a run, whose parts it is to come after.
     """
     wanted = now.astimezone(UTC)
-    for table in ("files", "embeddings"):
+    for table in ("files", "embeddings", *more):
         for part in reversed(store.parts(table)):
             try:
                 newest = datetime.strptime(span(part)[1].split("-")[0], _FORM).replace(tzinfo=UTC)

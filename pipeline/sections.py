@@ -194,6 +194,23 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, description="same seed, same weights")
 
 
+class CaptionConfig(Section):
+    """The model that writes captions (`pseudolabel caption`)."""
+
+    model: str = Field(
+        "coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k",
+        description="a CoCa of open_clip, named as encoder.model; never used for labels",
+    )
+    batch_size: int = Field(16, ge=1, description="images written of at once")
+    sample: bool = Field(
+        False, description="draw each word among the likeliest instead of taking the likeliest"
+    )
+    seed: int = Field(0, ge=0, description="of these draws: same seed and batch, same words")
+    commit_seconds: float = Field(
+        60, ge=0, description="work, in seconds, that an interruption may cost"
+    )
+
+
 class RunConfig(Section):
     """Where and in which portions the work is done."""
 

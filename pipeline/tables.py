@@ -103,6 +103,19 @@ AUDITS = pa.schema(  # the last row of an image counts
 )
 
 
+CAPTIONS = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("caption", pa.string()),  # empty: the model wrote nothing of use
+        ("note", pa.string()),  # why it is empty; null when it is not
+        ("model", pa.string()),  # the name that loaded the model
+        ("weights", pa.string()),  # digest of its weights
+        ("run_id", pa.string()),
+        ("made_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
 def embeddings(dimension: int) -> pa.Schema:
     """Return the schema of `embeddings` for vectors of `dimension` components."""
     return pa.schema(
@@ -126,5 +139,6 @@ def schema_of(table: str, dimension: int = 1) -> pa.Schema:
         "neighbours": NEIGHBOURS,
         "selections": SELECTIONS,
         "audits": AUDITS,
+        "captions": CAPTIONS,
     }
     return embeddings(dimension) if kind == "embeddings" else fixed[kind]

@@ -45,6 +45,12 @@ duplicate_cosine = 0.5
 split_by = "folder"
 valid_share = 0.1
 truth = "t.csv"
+[caption]
+model = "local-dir:c"
+batch_size = 3
+sample = true
+seed = 4
+commit_seconds = 0
 [train]
 every_run = false
 side_text = "file-name"

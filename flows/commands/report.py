@@ -99,6 +99,8 @@ def status(
     shown.add_row("label set", found.label_set or "none yet")
     most = [f"{name} {count}" for name, count in list(found.labels.items())[:12]]
     shown.add_row("labels", ", ".join(most) + (" ..." if len(found.labels) > 12 else ""))
+    if found.caption_model:
+        shown.add_row("captions", f"{found.captioned}, by {found.caption_model}")
     shown.add_row("selected", str(found.selected))
     shown.add_row("trained head", "yes" if found.trained else "no")
     shown.add_row("on disk", f"{found.bytes / 1e6:.1f} MB")

@@ -211,20 +211,29 @@ def _lanes_of(devices: Sequence[torch.device]) -> int:
     return min(cores(), _CPU_LANES)
 
 
-def _identify(loaded: LoadedModel) -> EncoderIdentity:
-    model = loaded.model
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return 32 hex digits of the SHA-256 of every parameter of a model that is on the CPU."""
     weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         weights.update(name.encode())
         weights.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return weights.hexdigest()[:32]
+
+
+def preprocessing_of(model: Any) -> str:
+    """Return a digest of how a model wants its pictures."""
+    return digest(vars(model.visual).get("preprocess_cfg", {}))
+
+
+def _identify(loaded: LoadedModel) -> EncoderIdentity:
+    model = loaded.model
     with torch.inference_mode():
         dimension = model.encode_text(loaded.tokenizer(["a"])).shape[1]
     bias = getattr(model, "logit_bias", None)
-    preprocessing = vars(model.visual).get("preprocess_cfg", {})
     return EncoderIdentity(
         architecture=loaded.architecture.rstrip("/").split("/")[-1],
-        weights=weights.hexdigest()[:32],
-        preprocessing=digest(preprocessing),
+        weights=weights_digest(model),
+        preprocessing=preprocessing_of(model),
         dimension=dimension,
         logit_scale=_stable(model.logit_scale.exp()),
         logit_bias=None if bias is None else _stable(bias),

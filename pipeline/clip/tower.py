@@ -11,6 +11,20 @@ from torchvision.transforms import Normalize
 from pipeline.arrays import Floats, Pixels
 
 
+class Normalization:
+    """What open_clip's ToTensor and Normalize do, bit for bit, on the model's device."""
+
+    def __init__(self, transform: Any, device: torch.device) -> None:
+        """Take mean and standard deviation from a model's own preprocessing."""
+        normalize = next(step for step in transform.transforms if isinstance(step, Normalize))
+        self._mean = torch.tensor(normalize.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(normalize.std, device=device).view(1, 3, 1, 1)
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Turn (B, H, W, 3) of uint8 into (B, 3, H, W) of float32."""
+        return batch.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
+
+
 class ImageTower:
     """Runs a model's image side; may be called by several threads at once."""
 
@@ -25,9 +39,7 @@ class ImageTower:
             device: where it is to run.
             dtype: of weights and activations.
         """
-        normalize = next(step for step in transform.transforms if isinstance(step, Normalize))
-        self._mean = torch.tensor(normalize.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(normalize.std, device=device).view(1, 3, 1, 1)
+        self._normalized = Normalization(transform, device)
         self._model, self._device, self._dtype = model.to(device), device, dtype
         self._model.visual.to(dtype=dtype, memory_format=torch.channels_last)
         spare_last_block(self._model.visual)
@@ -53,8 +65,7 @@ class ImageTower:
                 return self._features(near.to(self._device, non_blocking=True))
 
     def _features(self, batch: torch.Tensor) -> Floats:
-        """Do what open_clip's ToTensor and Normalize do, bit for bit, then the model."""
-        scaled = batch.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
+        scaled = self._normalized(batch)
         features = self._model.encode_image(
             scaled.to(self._dtype, memory_format=torch.channels_last)
         )

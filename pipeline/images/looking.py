@@ -53,8 +53,8 @@ def look_through(
         window: how many files may be under way or wait to be taken; bounds memory.
         clock: sums up `reading` and `decoding`, over all threads.
     """
-    with _readers(threads) as pool:
-        yield from _in_order(pool, lambda row: _look(row, known, decode, clock), rows, window)
+    with readers(threads) as pool:
+        yield from in_order(pool, lambda row: _look(row, known, decode, clock), rows, window)
 
 
 def _look(row: Planned, known: Container[str], decode: DecodeOrLeave, clock: Clock) -> Seen:
@@ -77,7 +77,7 @@ def _look(row: Planned, known: Container[str], decode: DecodeOrLeave, clock: Clo
 
 
 @contextmanager
-def _readers(count: int) -> Iterator[Executor]:
+def readers(count: int) -> Iterator[Executor]:
     """Run threads that leave undone, at Ctrl-C, what they had not begun."""
     pool = ThreadPoolExecutor(count, thread_name_prefix="read")
     try:
@@ -86,9 +86,9 @@ def _readers(count: int) -> Iterator[Executor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _in_order(
+def in_order(
     pool: Executor, function: Callable[[T], R], items: Iterable[T], window: Callable[[], int]
-) -> Iterator[R]:
+) -> Generator[R]:
     """Map over a pool, results in the order of items, at most `window` of them under way."""
     under_way: deque[Future[R]] = deque()
     for item in items:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import polars as pl
 
+from pipeline.captions import captions_of, current_captions
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
 from pipeline.images.paths import is_local, local_path, name_of
@@ -83,7 +84,10 @@ def export(store: Store, out: Path, form: str, *, selected_only: bool = False) -
 
 
 def flat_table(store: Store) -> pl.DataFrame:
-    """Join files, labels and selection: one row per path that is there, sorted by path."""
+    """Join files, labels and selection: one row per path that is there, sorted by path.
+
+    A store with captions has them in one more column, null where an image has none.
+    """
     files = current_files(store, ["image_id", "status", "reason"])
     files = files.filter(pl.col("status").is_in(["ok", "unreadable"]))
     run = current_labels(store)
@@ -94,7 +98,7 @@ def flat_table(store: Store) -> pl.DataFrame:
     joined = files.join(labels, on="image_id", how="left").join(
         selection, on="image_id", how="left"
     )
-    return (
+    table = (
         joined.with_columns(
             pl.col("selected").fill_null(False),
             # A reader may come between the commit of a file and that of its label.
@@ -105,6 +109,14 @@ def flat_table(store: Store) -> pl.DataFrame:
         .select(COLUMNS)
         .sort("path")
     )
+    if current_captions(store) is None:
+        return table
+    captions = captions_of(store)
+    said = pl.DataFrame(
+        {"image_id": list(captions), "caption": list(captions.values())},
+        {"image_id": pl.String, "caption": pl.String},
+    )
+    return table.join(said, on="image_id", how="left", maintain_order="left")
 
 
 def _write_file(table: pl.DataFrame, out: Path, form: str) -> None:
@@ -201,7 +213,8 @@ def _write_shards(table: pl.DataFrame, out: Path, classes: list[str]) -> None:
         with tarfile.open(out / f"shard-{shard:05d}.tar", "w") as tar:
             for row in rows.iter_rows(named=True):
                 key, suffix = row["image_id"], PurePath(name_of(row["path"])).suffix.lower()
-                about = {name: row[name] for name in ("path", "label", "score", "confidence")}
+                told = ("path", "label", "score", "confidence", "caption")
+                about = {name: row[name] for name in told if name in row}
                 _add(tar, f"{key}{suffix or '.jpg'}", _content(row["path"]))
                 _add(tar, f"{key}.cls", str(classes.index(row["label"])).encode())
                 _add(tar, f"{key}.json", json.dumps(about, ensure_ascii=False).encode())

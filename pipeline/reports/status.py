@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.captions import captions_of, current_captions
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
 from pipeline.labels.labelling import current_labels
@@ -24,6 +25,8 @@ class Status:
     labels: dict[str, int]  # present images by label; abstained ones under "(none)"
     selected: int
     indexed: int
+    captioned: int  # present images with a caption
+    caption_model: str | None
     trained: bool
     bytes: int  # on disk
 
@@ -47,6 +50,7 @@ def status(store: Store) -> Status:
     selection = store.read("selections/default", ["kept"])["kept"]
     pointer = store.get_json("index/current.json")
     indexed = pointer.get("vectors", 0)
+    captioner = current_captions(store)
     assert isinstance(indexed, int)
     return Status(
         store=store.location,
@@ -59,6 +63,8 @@ def status(store: Store) -> Status:
         labels=counts,
         selected=int(selection.sum() or 0),
         indexed=indexed,
+        captioned=len(set(captions_of(store)).intersection(present["image_id"])),
+        caption_model=captioner.model if captioner else None,
         trained=bool(store.get_json("models/head/head.json")),
         bytes=sum(store.folder.sizes().values()),
     )

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int], None]
 _TABLES = {
     *("files", "embeddings", "side_info", "labels", "neighbours"),
-    *("selections", "audits"),
+    *("selections", "audits", "captions"),
 }
 
 
