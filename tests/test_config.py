@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from flows.settings import resolve
-from pipeline.config import Config, Section, commented_toml, make_config, read_config_file
+from pipeline.config import Config, commented_toml, make_config, read_config_file
 from pipeline.errors import InputError
 from pipeline.opening import create_store
+from pipeline.sections import Section
 from tests.helpers import IDENTITY, make_store
 
 # A value for every knob but `run.engine`, which has only one, each another than its default.
@@ -53,6 +54,14 @@ seed = 4
 commit_seconds = 0
 [train]
 every_run = false
+heads = "mlp,linear"
+pull = 2
+fusion = "gated"
+loss = "generalised"
+soft_targets = true
+mixup = 0.5
+pair_loss = "triplet"
+context_tokens = 7
 side_text = "file-name"
 side_columns = "side.csv"
 side_use = "lat,lon"

@@ -35,7 +35,7 @@ def test_prefect_and_plain_leave_equal_stores(demo_store: Path, prefect_demo: De
     ours, theirs = tables(demo_store), tables(prefect_demo.store)
     for name, frame in ours.items():
         assert frame.equals(theirs[name]), name
-    for pattern in ("models/mlp/*.safetensors", "index/*.faiss", "runs/*/contact-sheet.png"):
+    for pattern in ("models/head/*.safetensors", "index/*.faiss", "runs/*/contact-sheet.png"):
         [a], [b] = demo_store.glob(pattern), prefect_demo.store.glob(pattern)
         assert a.read_bytes() == b.read_bytes(), pattern
 
@@ -46,7 +46,7 @@ def test_the_demo_shows_a_person_what_it_did(prefect_demo: DemoRun) -> None:
         "245 new, 0 changed, 0 gone: 242 images embedded, 1 known already, 2 unreadable" in output
     )
     assert "broken/truncated.jpg: OSError: image file is truncated" in output
-    for where in ("demo-store/index", "models/mlp/head.json", "contact-sheet.png"):
+    for where in ("demo-store/index", "models/head/head.json", "contact-sheet.png"):
         assert where in output
     [sheet] = prefect_demo.store.glob("runs/*/contact-sheet.png")
     with Image.open(sheet) as image:
@@ -62,8 +62,8 @@ def test_training_through_prefect_gives_the_head_that_the_run_gave(
     run = pseudolabel("train", "--store", "store", "--json", cwd=tmp_path, PREFECT_HOME=home)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["train"] + json.loads(run.stdout)["valid"] == 229
-    [before] = prefect_demo.store.glob("models/mlp/*.safetensors")
-    [after] = tmp_path.glob("store/models/mlp/*.safetensors")
+    [before] = prefect_demo.store.glob("models/head/*.safetensors")
+    [after] = tmp_path.glob("store/models/head/*.safetensors")
     assert after.read_bytes() == before.read_bytes()
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from flows import stages
+from flows import training
 from pipeline.arrays import Floats, Ints, unit_rows
 from pipeline.catalog import present_images
 from pipeline.errors import InputError
@@ -228,9 +228,9 @@ def test_training_stops_at_a_leak_unless_that_is_allowed(demo_store: Path, tmp_p
     brief = {"side_columns": str(file), "max_epochs": 2}
     config = demo_config(folder, train=brief)
     with pytest.raises(InputError, match=r"nearly as much as the image.*column number \(alone"):
-        stages.train(config, None)
+        training.train(config)
     allowed = demo_config(folder, train={**brief, "allow_leakage": True})
-    summary = stages.train(allowed, None)
+    summary = training.train(allowed)
     assert summary.leakage is not None and summary.leakage.verdict == "leak"
     assert "number (numeric)" in summary.side[0]
     assert "1 of" in summary.side[0].rpartition(";")[2]  # gone.jpg matches no image

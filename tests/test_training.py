@@ -1,209 +1,162 @@
-"""Heads on data whose answer is known, and training on the demo store."""
+"""Training on the demo store: what is compared with what, what is saved, and what it answers."""
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 import pytest
-import torch
-from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import recall_score
 
-from flows import stages
-from pipeline.arrays import Floats, unit_rows
+from flows import stages, training
+from pipeline.arrays import Floats
 from pipeline.clip.encoder import Encoder
 from pipeline.clip.protocol import ImageEncoder
+from pipeline.config import Config
 from pipeline.errors import InputError, StoreError
-from pipeline.labels.labelling import current_labels
+from pipeline.labels.labelling import current_labels, current_table
 from pipeline.labels.truth import read_truth
 from pipeline.opening import open_store
 from pipeline.store import Store
-from pipeline.training.heads.mlp import MlpSettings, MultimodalMLP, fit_logistic, fit_mlp
 from pipeline.training.models import load_head
-from pipeline.training.predict import predict_store, predict_vectors
-from pipeline.training.samples import Samples
-from pipeline.training.side.settings import SideSettings
-from pipeline.training.train import TrainSummary, train
+from pipeline.training.predict import predict_vectors
+from pipeline.training.train import TrainSummary
 from pipeline.vectors import iterate_vectors
 from tests.conftest import DATA, demo_config
 
-Trained = tuple[Store, TrainSummary]
-SETTINGS = MlpSettings(
-    hidden=32,
-    dropout=0.0,
-    label_smoothing=0.0,
-    learning_rate=1e-2,
-    weight_decay=0.0,
-    batch_size=32,
-    max_epochs=60,
-    patience=60,
-    seed=0,
-)
-
-
-def blobs(n: int, seed: int, side: bool = False) -> Samples:
-    """Make 3 separable classes in 8 dimensions; with `side`, only the side vectors tell."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n) % 3
-    clues = unit_rows(np.eye(8)[labels] + rng.normal(size=(n, 8)) * 0.05)
-    noise = unit_rows(rng.normal(size=(n, 8)))
-    nothing = np.empty((n, 0), np.float32)
-    images, side_vectors = (noise, clues) if side else (clues, nothing)
-    return Samples(images, side_vectors, labels, np.ones(n, np.float32))
-
-
-def accuracy(head: MultimodalMLP, samples: Samples) -> float:
-    answers = head.predict_proba(samples.images, samples.side).argmax(axis=1)
-    return float((answers == samples.labels).mean())
-
-
-def test_separable_classes_are_learnt_whole() -> None:
-    fitted = fit_mlp(blobs(120, 0), blobs(30, 1), classes=3, settings=SETTINGS)
-    assert accuracy(fitted.head, blobs(300, 2)) == 1.0
-
-
-def test_the_side_vectors_are_used_when_only_they_tell() -> None:
-    fitted = fit_mlp(
-        blobs(120, 0, side=True), blobs(30, 1, side=True), classes=3, settings=SETTINGS
-    )
-    assert accuracy(fitted.head, blobs(300, 2, side=True)) == 1.0
-    unseen = blobs(300, 2, side=True)
-    assert accuracy(fitted.head, replace(unseen, side=np.zeros_like(unseen.side))) < 0.6
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_does_not() -> None:
-    heads = [
-        fit_mlp(blobs(60, 0), blobs(15, 1), classes=3, settings=replace(SETTINGS, seed=seed)).head
-        for seed in (0, 0, 1)
-    ]
-    first, again, other = (torch.cat([p.flatten() for p in h.parameters()]) for h in heads)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_fitting_leaves_the_global_random_state_alone() -> None:
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    fit_mlp(blobs(30, 0), blobs(9, 1), classes=3, settings=replace(SETTINGS, max_epochs=1))
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_fitting_stops_when_validation_gets_no_better_and_keeps_the_best() -> None:
-    valid = blobs(30, 1)
-    against = replace(valid, labels=(valid.labels + 1) % 3)  # the better it learns, the worse
-    settings = replace(SETTINGS, patience=3)
-    fitted = fit_mlp(blobs(120, 0), against, classes=3, settings=settings)
-    losses = [epoch.valid_loss for epoch in fitted.epochs]
-    assert fitted.best_epoch == int(np.argmin(losses))
-    assert len(losses) == fitted.best_epoch + 1 + 3
-    logits = fitted.head(torch.from_numpy(against.images), torch.from_numpy(against.side))
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(against.labels))
-    assert float(loss.detach()) == pytest.approx(min(losses), rel=1e-4)
-
-
-def test_weights_decide_whom_to_believe() -> None:
-    clean = blobs(60, 0)
-    wrong = replace(clean, labels=(clean.labels + 1) % 3, weights=np.full(60, 1e-3, np.float32))
-    both = Samples(
-        *(
-            np.concatenate([getattr(clean, name), getattr(wrong, name)])
-            for name in ("images", "side", "labels", "weights")
-        )
-    )
-    fitted = fit_mlp(both, blobs(30, 1), classes=3, settings=SETTINGS)
-    assert accuracy(fitted.head, blobs(300, 2)) == 1.0
-
-
-def test_a_training_that_diverges_is_told_and_saves_nothing() -> None:
-    with pytest.raises(InputError, match="training diverged"):
-        settings = replace(SETTINGS, learning_rate=1e30, max_epochs=5)
-        fit_mlp(blobs(60, 0), blobs(15, 1), classes=3, settings=settings)
-
-
-def test_the_logistic_baseline_is_scikit_learns_at_the_papers_strength() -> None:
-    samples = blobs(90, 0)
-    expected = LogisticRegression(C=0.316, max_iter=1000).fit(samples.images, samples.labels)
-    assert fit_logistic(samples).coef_ == pytest.approx(expected.coef_, abs=1e-4)
+Trained = tuple[Config, Store, TrainSummary]
+TRUTH = {"truth": str(DATA / "images")}
+BRIEF = {"max_epochs": 3, "hidden": 8}
 
 
 @pytest.fixture(scope="module")
-def trained(
-    demo_store: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Store, TrainSummary]:
-    """A copy of the demo store, trained with a truth to compare with."""
+def trained(demo_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A copy of the demo store, with three heads trained and a truth to compare with."""
     copy = tmp_path_factory.mktemp("trained") / "store"
     shutil.copytree(demo_store, copy)
-    summary = stages.train(demo_config(copy), str(DATA / "images"))
-    return open_store(str(copy)), summary
+    config = demo_config(copy, select=TRUTH, train={"heads": "linear,logistic,mlp", **BRIEF})
+    stages.select(config)
+    return config, open_store(str(copy)), training.train(config)
 
 
-def test_the_comparison_counts_what_a_direct_count_gives(
-    trained: Trained,
-) -> None:
-    store, summary = trained
+def test_methods_are_compared_on_the_test_split_by_the_truth(trained: Trained) -> None:
+    _, store, summary = trained
     run = current_labels(store)
-    truth = read_truth(store, str(DATA / "images"), run.label_set)
-    rows = store.read(run.table, ["image_id", "topk_labels"])
-    right = [truth.labels[i] == top[0] for i, top in rows.iter_rows()]
+    truth = read_truth(store, TRUTH["truth"], run.label_set).labels
+    sides = dict(store.read("selections/default", ["image_id", "split"]).iter_rows())
+    rows = store.read(run.table, ["image_id", "naive_label"])
+    said = {i: label for i, label in rows.iter_rows() if sides[i] == "test"}
     lines = {line.method: line for line in summary.comparison}
-    assert list(lines) == ["zero-shot labels", "logistic regression", "MLP"]
-    assert lines["zero-shot labels"].accuracy == pytest.approx(np.mean(right))
-    assert lines["zero-shot labels"].agreement is None
-    assert summary.truth == 242
-    kept = store.read("selections/default", ["kept"])["kept"].sum()
-    assert (summary.train + summary.valid, summary.truth_unseen) == (kept, 242 - kept)
-    mlp = lines["MLP"].accuracy
-    assert mlp is not None
-    assert mlp > 0.9
+    assert list(lines) == ["zero-shot labels", "refined labels", "linear", "logistic", "mlp"]
+    right = [truth[image_id] for image_id in said]
+    assert (summary.measured_by, summary.measured_on) == ("truth", len(said))
+    zero_shot = lines["zero-shot labels"]
+    assert zero_shot.accuracy == pytest.approx(np.mean(np.array(list(said.values())) == right))
+    recall = recall_score(right, list(said.values()), average="macro", labels=sorted(set(right)))
+    assert zero_shot.macro_recall == pytest.approx(recall)
+    assert zero_shot.seconds is None
+    assert lines["linear"].seconds is not None
 
 
-def test_a_saved_head_answers_as_it_did(trained: Trained) -> None:
-    store, summary = trained
-    saved = load_head(store)
-    _, ids, vectors = next(iterate_vectors(store))
-    answers = predict_vectors(
-        store,
-        saved,
-        vectors.astype(np.float32),
-        pl.DataFrame({"image_id": ids, "path": [""] * len(ids)}),
-        _no_encoder,
+def test_no_head_sees_an_image_of_the_test_split(trained: Trained) -> None:
+    _, store, summary = trained
+    rows = store.read("selections/default", ["split", "kept"])
+    assert not rows.filter(split="test")["kept"].any()
+    kept = rows.filter("kept")
+    assert (summary.train, summary.valid) == (
+        len(kept.filter(split="train")),
+        len(kept.filter(split="valid")),
     )
-    truth = read_truth(store, str(DATA / "images"), current_labels(store).label_set)
-    said = np.array(saved.classes)[answers.argmax(axis=1)]
-    accuracy = np.mean([truth.labels[i] == label for i, label in zip(ids, said, strict=True)])
-    assert accuracy == pytest.approx(summary.comparison[-1].accuracy)
+
+
+def test_the_most_accurate_head_is_saved_and_answers_as_it_did(trained: Trained) -> None:
+    _, store, summary = trained
+    lines = {line.method: line.accuracy or 0.0 for line in summary.comparison}
+    best = max(("linear", "logistic", "mlp"), key=lambda kind: lines[kind])
+    assert summary.kind == best
+    saved = load_head(store)
+    assert saved.head.kind == best
+    _, ids, vectors = next(iterate_vectors(store))
+    images = pl.DataFrame({"image_id": ids, "path": [""] * len(ids)})
+    answers = predict_vectors(store, saved, vectors.astype(np.float32), images, _no_encoder)
+    truth = read_truth(store, TRUTH["truth"], current_labels(store).label_set).labels
+    sides = dict(store.read("selections/default", ["image_id", "split"]).iter_rows())
+    said = zip(ids, np.array(saved.classes)[answers.argmax(axis=1)], strict=True)
+    right = [truth[i] == label for i, label in said if sides[i] == "test"]
+    assert np.mean(right) == pytest.approx(lines[best])
+
+
+def test_what_a_head_was_made_of_is_written_beside_it(trained: Trained) -> None:
+    _, store, summary = trained
     about = json.loads((Path(store.location) / summary.head).read_text())
     assert about["encoder"]["weights"] == store.identity().weights  # type: ignore[union-attr]
-    assert len(about["losses"]) == summary.epochs
+    assert about["classes"] == current_labels(store).label_set.names
+    assert [line["method"] for line in about["comparison"]][:2] == [
+        "zero-shot labels",
+        "refined labels",
+    ]
+    assert about["recipe"]["settings"]["seed"] == 0
+    assert (Path(store.location) / "models/head/losses.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_predictions_are_written_once_per_head(trained: Trained) -> None:
-    store, _ = trained
-    assert predict_store(store, top_k=3, encoder=_no_encoder).predicted == 242
-    assert predict_store(store, top_k=3, encoder=_no_encoder).predicted == 0
-    [part] = (Path(store.location) / "predictions/mlp").iterdir()
-    table = pq.read_table(part)
-    assert table["topk_scores"].combine_chunks().value_lengths().unique().to_pylist() == [3]
-    assert predict_store(store, top_k=2, encoder=_no_encoder).predicted == 242
+def test_without_a_truth_agreement_is_told_and_the_preferred_head_is_saved(
+    demo_store: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(demo_store, tmp_path / "store")
+    config = demo_config(copy, train={"heads": "mlp,linear", **BRIEF})
+    summary = training.train(config)
+    assert summary.measured_by == "agreement"
+    assert summary.measured_on == summary.valid
+    assert summary.kind == "mlp"
+    assert "nothing tells" in summary.chosen
+    assert [line.method for line in summary.comparison] == ["zero-shot labels", "mlp", "linear"]
+
+
+def test_the_heads_labels_are_a_label_run_of_their_own(trained: Trained) -> None:
+    config, store, summary = trained
+    before = current_table(store)
+    written = training.predict(config, use=False)
+    assert written.labelled == 242
+    assert current_table(store) == before
+    assert training.predict(config, use=False).labelled == 0  # nothing is computed twice
+    rows = store.read(written.table)
+    run = json.loads((Path(store.location) / written.table / "run.json").read_text())
+    assert run["asked"]["source"] == f"head:{summary.kind}"
+    naive = store.read(str(before), ["image_id", "naive_label"])
+    both = rows.join(naive, on="image_id", suffix="_before")
+    assert both["naive_label"].equals(both["naive_label_before"])
+    assert (both["flipped"] == (both["naive_label"] != both["topk_labels"].list.first())).all()
+
+
+def test_the_heads_labels_can_be_put_in_force_selected_and_left_again(
+    trained: Trained, tmp_path: Path
+) -> None:
+    config, store, _ = trained
+    copy = shutil.copytree(store.location, tmp_path / "store")
+    there = config.model_copy(update={"store": str(copy)})
+    written = training.predict(there, use=True)
+    opened = open_store(str(copy))
+    assert current_table(opened) == written.table
+    kept = stages.select(there).kept
+    assert kept > 100
+    assert stages.label(there).table != written.table  # the next run asks what its config asks
+    assert current_table(opened) != written.table
 
 
 def test_training_again_gives_the_same_head(trained: Trained) -> None:
-    store, _ = trained
-    [before] = (Path(store.location) / "models/mlp").glob("*.safetensors")
+    config, store, _ = trained
+    [before] = (Path(store.location) / "models/head").glob("*.safetensors")
     content = before.read_bytes()
-    stages.train(demo_config(Path(store.location)), None)
-    [after] = (Path(store.location) / "models/mlp").glob("*.safetensors")
+    training.train(config)
+    [after] = (Path(store.location) / "models/head").glob("*.safetensors")
     assert (after.name, after.read_bytes()) == (before.name, content)
 
 
-def test_side_text_of_captions_is_embedded_once_and_used(
-    trained: Trained, tiny: Encoder, tmp_path: Path
+def test_side_text_is_embedded_once_and_used(
+    demo_store: Path, tiny: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(str(shutil.copytree(Path(trained[0].location), tmp_path / "store")))
+    copy = shutil.copytree(demo_store, tmp_path / "store")
     captions = tmp_path / "captions.csv"
     captions.write_text("path,text\ncat-01.jpg,a cat on a sofa\ndog-01.jpg,snow\n")
     calls: list[list[str]] = []
@@ -215,14 +168,16 @@ def test_side_text_of_captions_is_embedded_once_and_used(
             calls.append(texts)
             return tiny.encode_texts(texts)
 
-    def counting() -> ImageEncoder:
-        return Counting()  # type: ignore[return-value]
-
+    monkeypatch.setattr("flows.resources.encoder", lambda _: Counting())
+    config = demo_config(copy, train={"side_text": str(captions), **BRIEF})
     for _ in range(2):
-        side = SideSettings(str(captions))
-        train(store, settings=SETTINGS, side=side, encoder=counting)
+        summary = training.train(config)
     assert calls == [["a on a sofa", "snow"]]  # "cat" would have given the label away
-    assert load_head(store).head.sizes == {"image": 128, "side": 128, "hidden": 32}
+    methods = [line.method for line in summary.comparison]
+    assert methods[1:] == ["multimodal", "linear", "image-only (mlp)", "side-only (mlp)"]
+    assert summary.kind == "multimodal"  # what side information is given for
+    written = training.predict(config, use=False)
+    assert written.labelled == 242
 
 
 def test_a_selection_of_one_class_cannot_be_trained_on(demo_store: Path, tmp_path: Path) -> None:
@@ -230,14 +185,16 @@ def test_a_selection_of_one_class_cannot_be_trained_on(demo_store: Path, tmp_pat
     config = demo_config(tmp_path / "store", select={"min_confidence": 1.0})
     stages.select(config)
     with pytest.raises(InputError, match=r"cannot train: .* 0 images of 0 classes"):
-        stages.train(config, None)
+        training.train(config)
 
 
-def test_a_damaged_or_missing_head_is_told(trained: Trained, tmp_path: Path) -> None:
-    store = open_store(str(shutil.copytree(Path(trained[0].location), tmp_path / "store")))
-    [weights] = (Path(store.location) / "models/mlp").glob("*.safetensors")
+def test_a_damaged_or_missing_head_is_told(
+    trained: Trained, demo_store: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(shutil.copytree(trained[1].location, tmp_path / "store")))
+    [weights] = (Path(store.location) / "models/head").glob("*.safetensors")
     weights.write_bytes(b"no weights")
-    with pytest.raises(StoreError, match=r"head-\w+\.safetensors is damaged .*checksum"):
+    with pytest.raises(StoreError, match=r"\.safetensors is damaged .*checksum"):
         load_head(store)
     shutil.rmtree(Path(store.location) / "models")
     with pytest.raises(InputError, match="no trained head yet"):

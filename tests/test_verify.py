@@ -8,16 +8,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from flows import stages
+from flows import training
 from flows.drop import DropSummary
 from flows.plan import plan
-from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import DamagedFileError, StoreError
 from pipeline.opening import create_store, damaged_store, open_store
 from pipeline.reports.verify import VerifySummary, verify
 from pipeline.search.index import load_index, save_index
 from pipeline.training.models import load_head
-from pipeline.training.predict import predict_store
 from tests.conftest import DATA, demo_config, pseudolabel, run_plain
 from tests.test_crash import final_tables, require_equal
 from tests.test_embed import paint
@@ -32,8 +30,8 @@ KINDS = [
     "index/*.parquet",
     "index/current.json",
     "selections/default/*.parquet",
-    "models/mlp/head.json",
-    "models/mlp/*.safetensors",
+    "models/head/head.json",
+    "models/head/*.safetensors",
     "cache/label-vectors/*.npz",
     "runs/*/summary.json",
     "runs/*/contact-sheet.png",
@@ -187,7 +185,7 @@ def test_vectors_deleted_by_hand_are_noticed_by_the_next_run_alone(
     only(store, "embeddings/*.parquet").unlink()
     assert plan(demo_config(store)).any
     with pytest.raises(StoreError, match=r"242 labelled images have no vector"):
-        stages.train(demo_config(store))
+        training.train(demo_config(store))
     assert run_again(store).embed.embedded == 242
     require_equal(store, final_tables(demo_store))
 
@@ -204,18 +202,3 @@ def test_a_foreign_copy_of_a_part_does_no_harm(store: Path, demo_store: Path) ->
     shutil.copy(part, part.with_stem("copy of"))
     run_again(store)
     assert len(load_index(open_store(str(store)))) == 242
-
-
-def test_a_flipped_bit_in_the_predictions_is_named_and_they_are_made_again(store: Path) -> None:
-    opened = open_store(str(store))
-
-    def no_encoder() -> ImageEncoder:
-        raise AssertionError("no text is embedded without side text")
-
-    assert predict_store(opened, top_k=3, encoder=no_encoder).predicted == 242
-    before = opened.read("predictions/mlp")
-    flip_a_bit(only(store, "predictions/mlp/*.parquet"), 2)
-    [fault] = check(store).faults
-    assert fault.file.startswith("predictions/mlp/")
-    assert predict_store(opened, top_k=3, encoder=no_encoder).predicted == 242
-    assert opened.read("predictions/mlp").equals(before)
