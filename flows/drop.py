@@ -18,7 +18,7 @@ from pipeline.clip.embed import EmbedSummary
 from pipeline.clock import Clock
 from pipeline.compaction import CompactSummary
 from pipeline.config import Config
-from pipeline.errors import DamagedFileError, StoreBusyError
+from pipeline.errors import DamagedFileError, LeakageError, StoreBusyError
 from pipeline.images.scan import ScanSummary, discard_plans, together
 from pipeline.labels.labelling import LabelSummary, recover_vectors
 from pipeline.locking import Check, writer_lock
@@ -127,7 +127,12 @@ def _take_drop(
             select=run("select", stages.select, config),
         )
     reason = _why_not_train(config, has_selection=drop.select is not None)
-    trained = None if reason else run("train", training.train, config)
+    trained = None
+    if reason is None:
+        try:
+            trained = run("train", training.train, config)
+        except LeakageError as leak:  # the labels stand, whatever is known beside the pixels
+            reason = str(leak)
     if stages.too_many_parts(config):
         drop = replace(drop, compact=run("compact", stages.compact, config))
     drop = replace(drop, train=trained, not_trained=reason, seconds=clock.seconds())

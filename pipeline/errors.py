@@ -13,6 +13,10 @@ class StoreBusyError(PseudolabelError):
     """Another writer holds the store; the message names it (exit code 3)."""
 
 
+class LeakageError(InputError):
+    """Side information gives the labels away that a head would learn."""
+
+
 class StoreError(PseudolabelError):
     """The store itself is damaged or of another format (exit code 1)."""
 

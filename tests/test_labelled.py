@@ -50,7 +50,7 @@ def test_a_line_is_what_scikit_learn_counts() -> None:
 
 def test_the_calibration_error_is_how_far_scores_are_from_what_is_right() -> None:
     right = np.zeros(100, np.int64)
-    said = Answers(np.repeat([0, 1], 50), np.full(100, 0.8, np.float32))
+    said = Answers(np.tile([0, 1], 50), np.full(100, 0.8, np.float32))
     assert line("m", said, right, None).calibration_error == pytest.approx(0.3, abs=1e-2)
 
 

@@ -70,7 +70,7 @@ def test_each_half_is_labelled_by_the_head_of_the_other(
     names: dict[bytes, str] = {}
     for _, ids, vectors in iterate_vectors(opened):
         names |= {row.astype(np.float32).tobytes(): i for i, row in zip(ids, vectors, strict=True)}
-    groups = dict(opened.read("selections/default", ["image_id", "duplicate_group"]).iter_rows())
+    groups = dict(opened.read("selections/default", ["image_id", "split_group"]).iter_rows())
     taught: list[set[str]] = []
 
     class Nosy(LinearHead):

@@ -150,7 +150,7 @@ def _leakage(
     part = found.frame[train]
     rows = draw(part["image_id"].to_list(), part["label"].to_list())
     chosen, seen = train[rows], part[rows]
-    groups = pl.coalesce("duplicate_group", "image_id")
+    groups = pl.coalesce("split_group", "image_id")
     texts = None if info.texts is None else [info.texts[row] for row in chosen]
     drawn = Drawn(
         labels=found.index_of("label", chosen),

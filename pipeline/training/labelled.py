@@ -17,7 +17,7 @@ from pipeline.store import Store
 from pipeline.training.selection import TABLE
 from pipeline.vectors import iterate_vectors
 
-_SELECTED = ["image_id", "label", "weight", "split", "kept", "duplicate_group"]
+_SELECTED = ["image_id", "label", "weight", "split", "split_group", "kept", "duplicate_group"]
 _LABELS = ["image_id", "topk_labels", "topk_scores", "naive_label", "naive_score"]
 
 
@@ -26,9 +26,9 @@ class Labelled:
     """Every present, labelled image; what is measured by, and what it is measured on.
 
     `frame` has image_id, path, naive_label, naive_score, top_label, top_score, topk_labels,
-    topk_scores, label, weight, split, kept, duplicate_group, and `right`: the true label where one
-    is known and the image is in the test split; without a truth the pseudo-label of the kept images
-    that are held out for validation; null of all others.
+    topk_scores, label, weight, split, split_group, kept, duplicate_group, and `right`: the true
+    label where one is known and the image is in the test split; without a truth the pseudo-label of
+    the kept images that are held out for validation; null of all others.
     """
 
     frame: pl.DataFrame

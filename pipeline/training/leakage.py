@@ -23,7 +23,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.arrays import Floats, Ints
-from pipeline.errors import InputError
+from pipeline.errors import LeakageError
 from pipeline.training.probes import FOLDS, probes, telling_columns, telling_words
 from pipeline.training.side.encoding import SideEncoding
 
@@ -59,10 +59,10 @@ class LeakageFinding:
         """Stop where the side information leaks labels.
 
         Raises:
-            InputError: it does, and that is not allowed.
+            LeakageError: it does, and that is not allowed.
         """
         if self.verdict == "leak" and not allow:
-            raise InputError(f"{self.words}. {_CURE}")
+            raise LeakageError(f"{self.words}. {_CURE}")
 
 
 _CURE = (

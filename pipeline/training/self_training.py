@@ -1,6 +1,6 @@
 """Self-training: a head relabels the images it has not seen, and another learns from that.
 
-In each round the images are cut in two by a hash of their near-duplicate groups; a head taught by
+In each round the images are cut in two by a hash of the groups that stay on one side; a head taught by
 one half labels the other (cross-fitting), for what a head has learnt by heart it only repeats.
 Labels drift when nobody holds them: every round must leave the surest first labels alone, or it
 does not count (`RETAINED`), and rounds end when hardly any label changes.
@@ -155,8 +155,8 @@ def _half(found: Labelled, half: int) -> Labelled:
 
 
 def _groups(frame: pl.DataFrame) -> pl.Series:
-    """Return the name of the group of near-duplicates of each image."""
-    return frame.select(pl.coalesce("duplicate_group", "image_id")).to_series()
+    """Return the name of what each image stays together with."""
+    return frame.select(pl.coalesce("split_group", "image_id")).to_series()
 
 
 def _labels(store: Store, table: str) -> pl.DataFrame:
@@ -205,7 +205,8 @@ def retained(first: pl.DataFrame, after: pl.DataFrame) -> float:
 
 def _relabelled(found: Labelled, labels: pl.DataFrame, rules: Rules) -> Labelled:
     """Select anew by the labels of a round; splits and groups stay."""
-    stays = ["image_id", "path", "naive_label", "naive_score", "split", "duplicate_group", "right"]
+    stays = ["image_id", "path", "naive_label", "naive_score", "split", "split_group"]
+    stays += ["duplicate_group", "right"]
     frame = found.frame.select(*stays, "topk_labels", "topk_scores", "top_score").join(
         labels.select("image_id", "top_label", "label", "reason", confidence="score"),
         on="image_id",
