@@ -13,7 +13,7 @@ from pipeline.errors import InputError
 from pipeline.training.fitting import Batch
 from pipeline.training.heads.base import Epoch, HeadSettings, PairLoss, TextClassifier
 from pipeline.training.heads.pairwise import PairwiseHead, Projection, Siamese, objective
-from pipeline.training.pair_losses import contrast_of_images
+from pipeline.training.pair_losses import contrast_of_images, triplet
 from pipeline.training.samples import Samples
 from pipeline.training.scaling import matched_scale
 
@@ -159,6 +159,11 @@ def test_the_loss_is_of_texts_and_of_images() -> None:
     soft = replace(batch, targets=torch.nn.functional.one_hot(labels, 3).float())
     again = objective(replace(SETTINGS, image_pairs=0.5))(network, soft, 0.0)
     assert float(again.detach()) == pytest.approx(float(loss.detach()), rel=1e-5)
+    by_triplets = objective(replace(SETTINGS, pair_loss="triplet", margin=0.3))
+    texts = torch.from_numpy(TEXT.vectors)
+    expected = float(triplet(images, texts, labels, weights, margin=0.3))
+    for one in (batch, soft):
+        assert float(by_triplets(network, one, 0.0).detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_scale_is_where_the_mean_confidence_is_the_one_asked_for() -> None:

@@ -113,6 +113,16 @@ def test_separable_classes_are_learnt_whole(
     assert answers(head, unseen).sum(axis=1) == pytest.approx(1, abs=1e-5)
 
 
+def test_the_context_does_not_decay(text: TextClassifier, loaded: LoadedModel) -> None:
+    samples = images(40, 0, text.vectors, noise=0.2)
+    contexts = []
+    for decay in (0.0, 10.0):
+        head = PromptHead(text, replace(SETTINGS, weight_decay=decay, max_epochs=2), lambda: loaded)
+        head.fit(samples, images(0, 0, text.vectors), lambda epoch: None)
+        contexts.append(head.save().tensors["context"])
+    assert np.array_equal(contexts[0], contexts[1])
+
+
 def test_the_same_seed_gives_the_same_context_and_another_does_not(
     text: TextClassifier, loaded: LoadedModel
 ) -> None:

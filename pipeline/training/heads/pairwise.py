@@ -106,7 +106,7 @@ class PairwiseHead:
             on_epoch=on_epoch,
             objective=objective(settings),
         )
-        self._network = cast(Siamese, network)
+        self._network = network
         images = _some(valid if len(valid) else train, settings)
         sure = mean_confidence(images @ classes.T, scale)
         self._network.scale.fill_(matched_scale(self._cosines(images), sure, scale))

@@ -128,7 +128,7 @@ class PromptHead:
             objective=objective(settings),
         )
         with torch.no_grad():
-            vectors = cast(PromptNetwork, network.eval()).vectors().numpy()
+            vectors = network.eval().vectors().numpy()
         self._text = replace(text, vectors=vectors)
         self._context = prompts.context.detach().cpu().numpy()
         return history
