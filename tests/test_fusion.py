@@ -18,7 +18,8 @@ from pipeline.training.heads.fusion import (
 )
 from tests.heads import random_rows
 
-SHAPE = Shape(image=12, side=5, hidden=8, classes=3, dropout=0.5)
+# H / 4 = 4: LayerNorm over two numbers knows only which is larger, and hides what went before.
+SHAPE = Shape(image=12, side=5, hidden=16, classes=3, dropout=0.5)
 
 
 def rows(n: int, width: int, seed: int) -> torch.Tensor:
@@ -60,10 +61,10 @@ def slow_block(block: DynamicBlock, z: torch.Tensor, side: torch.Tensor) -> torc
 
 
 def test_a_dynamic_blocks_generated_weights_equal_a_slow_loop() -> None:
-    block = DynamicBlock(8)
+    block = DynamicBlock(16)
     unsettle(block)
-    z, side = rows(6, 8, 1), rows(6, 8, 2)
-    assert (block.hidden, block.narrow) == (8, 2)
+    z, side = rows(6, 16, 1), rows(6, 16, 2)
+    assert (block.hidden, block.narrow) == (16, 4)
     expected = torch.stack([slow_block(block, *each) for each in zip(z, side, strict=True)])
     assert torch.allclose(block(z, side), expected, atol=1e-5)
 
@@ -120,8 +121,8 @@ def test_every_weight_is_learnt(fusion: str) -> None:
 def test_side_columns_are_standardised_by_what_was_learnt() -> None:
     side = np.stack([random_rows(50, 1, 0)[:, 0] * 1000 + 7, random_rows(50, 1, 1)[:, 0]], axis=1)
     standardise = Standardise(2)
-    standardise.learn(torch.from_numpy(side * np.float32([1, 500])))
-    got = standardise(torch.from_numpy(side * np.float32([1, 500]))).numpy()
+    standardise.learn(torch.from_numpy(side * np.array([1, 500], np.float32)))
+    got = standardise(torch.from_numpy(side * np.array([1, 500], np.float32))).numpy()
     assert got.mean(axis=0) == pytest.approx([0, 0], abs=1e-5)
     assert got.std(axis=0) == pytest.approx([1, 1], abs=1e-5)
 

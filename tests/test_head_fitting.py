@@ -179,7 +179,7 @@ def test_a_training_that_diverges_later_keeps_its_best() -> None:
     def breaks_down(network: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        loss = network(batch.images, batch.side).square().mean()
+        loss: torch.Tensor = network(batch.images, batch.side).square().mean()
         return loss * (float("nan") if calls > 2 else 1.0)
 
     settings = replace(SETTINGS, batch_size=60)

@@ -55,7 +55,7 @@ def test_the_side_vectors_are_used_when_only_they_tell(name: str) -> None:
 @pytest.mark.parametrize("name", HEADS)
 def test_a_saved_head_answers_as_it_did(name: str) -> None:
     samples = with_noise_beside(blobs(60, 0))
-    head = fitted(name, samples, blobs(0, 1) if name == "linear" else samples, max_epochs=3)
+    head = fitted(name, samples, samples, max_epochs=3, dropout=0.3)
     saved = head.save()
     again = load_head_of(head.kind, replace(saved, about=json.loads(json.dumps(saved.about))))
     new = with_noise_beside(blobs(50, 3))
@@ -123,7 +123,8 @@ def noisy(n: int, seed: int) -> Samples:
 
 def linear_objective(samples: Samples, settings: HeadSettings, text: TextClassifier):  # type: ignore[no-untyped-def]
     """Restate what LinearHead minimises, sample by sample, in float64."""
-    x = samples.images.astype(float)
+    assert samples.soft is not None
+    x, softs = samples.images.astype(float), samples.soft
     mean = x.mean(axis=0)
     spread = np.sqrt(np.mean([np.sum((row - mean) ** 2) for row in x]))
     classes, width = text.vectors.shape
@@ -131,9 +132,7 @@ def linear_objective(samples: Samples, settings: HeadSettings, text: TextClassif
     def objective(flat: np.ndarray) -> float:
         move, bias = flat[: classes * width].reshape(classes, width), flat[classes * width :]
         total = 0.0
-        for row, label, weight, soft in zip(
-            x, samples.labels, samples.weights, samples.soft, strict=True
-        ):
+        for row, label, weight, soft in zip(x, samples.labels, samples.weights, softs, strict=True):
             logits = text.scale * text.vectors @ row + move @ ((row - mean) / spread) + bias
             log_p = logits - np.log(np.exp(logits).sum())
             target = soft if settings.soft_targets else np.eye(classes)[label]
@@ -194,7 +193,8 @@ def test_linear_leaves_the_text_less_the_less_it_is_pulled() -> None:
     for pull in (1.0, 0.1, 0.01):
         head = LinearHead(TEXT, replace(SETTINGS, pull=pull))
         head.fit(samples, samples, unheard)
-        moved.append(float(np.abs(head.save().tensors["weights"] - texts).sum()))
+        weights = head.save().tensors["weights"].astype(np.float32)
+        moved.append(float(np.abs(weights - texts).sum()))
     assert moved == sorted(moved)
     assert moved[0] < moved[-1] / 3
 
@@ -203,7 +203,9 @@ def test_linear_still_knows_a_class_that_it_has_not_seen() -> None:
     head = LinearHead(TEXT, replace(SETTINGS, pull=0.1))
     seen = noisy(40, 0)
     head.fit(seen, seen, unheard)
-    third = Samples(TEXT.vectors[2:], np.empty((1, 0), np.float32), np.array([2]), np.ones(1))
+    third = Samples(
+        TEXT.vectors[2:], np.empty((1, 0), np.float32), np.array([2]), np.ones(1, np.float32)
+    )
     assert accuracy(head, third) == 1.0
 
 
@@ -223,7 +225,9 @@ def test_logistic_gives_a_class_without_samples_no_chance(present: list[int]) ->
     rng = np.random.default_rng(0)
     labels = np.array(present * 20)
     images = unit_rows(np.eye(8)[labels] + rng.normal(size=(len(labels), 8)) * 0.3)
-    samples = Samples(images, np.empty((len(labels), 0), np.float32), labels, np.ones(len(labels)))
+    samples = Samples(
+        images, np.empty((len(labels), 0), np.float32), labels, np.ones(len(labels), np.float32)
+    )
     head = LogisticHead(4, 8)
     head.fit(samples, samples, unheard)
     again = LogisticHead.load(head.save())
@@ -270,11 +274,22 @@ def test_a_fusion_of_nothing_is_refused(fusion: str) -> None:
 
 def test_without_side_information_concat_and_mlp_are_one() -> None:
     samples = blobs(60, 0)
-    answers = [
+    mlp, concat = (
         fitted(name, samples, samples, max_epochs=3).predict_proba(samples.images, samples.side)
         for name in ("mlp", "concat")
-    ]
-    assert np.array_equal(*answers)
+    )
+    assert np.array_equal(mlp, concat)
+
+
+@pytest.mark.parametrize("name", ["concat", "gated", "dynamic"])
+def test_the_unit_of_a_side_column_changes_nothing(name: str) -> None:
+    samples = with_noise_beside(blobs(60, 0))
+    unit = np.array([4, 2, 1, 4], np.float32)  # powers of 2: no rounding
+    other = replace(samples, side=samples.side * unit)
+    one, two = (
+        fitted(name, s, s, max_epochs=3).predict_proba(s.images, s.side) for s in (samples, other)
+    )
+    assert two == pytest.approx(one, abs=0.02)
 
 
 def test_the_mlp_does_not_look_at_side_information() -> None:

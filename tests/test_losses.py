@@ -67,6 +67,7 @@ def test_the_generalised_gradient_is_that_of_cross_entropy_times_p_to_the_q() ->
     for kind in ("cross-entropy", "generalised"):
         logits = LOGITS.double().requires_grad_()
         sample_losses(logits, LABELS, kind).sum().backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
         gradients.append(logits.grad)
     p = torch.tensor([[0.5], [0.25]], dtype=torch.float64)
     assert torch.allclose(gradients[1], gradients[0] * p**0.7)

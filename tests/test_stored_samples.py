@@ -1,13 +1,14 @@
 """Samples streamed from a store, against the same samples held in memory."""
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.arrays import Floats, unit_rows
+from pipeline.arrays import Floats, Halves, unit_rows
 from pipeline.errors import DamagedFileError, StoreError
 from pipeline.identity import EncoderIdentity
 from pipeline.opening import create_store
@@ -19,7 +20,7 @@ from pipeline.training.gathering import gathered
 from pipeline.training.heads.mlp import MlpHead
 from pipeline.training.samples import Samples
 from pipeline.training.streaming import StoredSamples
-from pipeline.vectors import to_column
+from pipeline.vectors import stream_rows, to_column
 from tests.heads import SETTINGS, accuracy, blobs, unheard
 
 WIDTH = 8
@@ -160,16 +161,15 @@ def test_trouble_on_the_way_neither_repeats_nor_loses_a_sample(
     store = stored(tmp_path / "s", samples.images, [list(range(100))])
     source = of_store(store, samples, list(range(100)))
     troubles = iter([OSError("the line is cut")])
-    matrix = streaming.stream_rows
 
     def cut(store: Store, part: str, rows: int, take):  # type: ignore[no-untyped-def]
-        def cut_off(batches):  # type: ignore[no-untyped-def]
+        def cut_off(batches: Iterator[Halves]) -> Iterator[Halves]:
             for number, batch in enumerate(batches):
                 if number == 7 and (trouble := next(troubles, None)):
                     raise trouble
                 yield batch
 
-        return matrix(store, part, rows, lambda batches: take(cut_off(batches)))
+        return stream_rows(store, part, rows, lambda batches: take(cut_off(batches)))
 
     monkeypatch.setattr(streaming, "stream_rows", cut)
     labels = [int(label) for batch in source.batches(8) for label in batch.labels]

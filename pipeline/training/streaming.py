@@ -100,7 +100,7 @@ class StoredSamples:
         rows = max(1, _BLOCK_BYTES // max(1, 2 * self._width * size)) * size
         parts = list(self._parts)
         if chance is not None:
-            chance.shuffle(parts)  # type: ignore[arg-type]  # a list will do
+            chance.shuffle(parts)
 
         def fill(put: Put[_Block]) -> None:
             _fill(self._store, parts, rows, self._width, chance, put)

@@ -71,7 +71,7 @@ def labels_of(rows: int) -> Ints:
 def ours(location: Path, settings: HeadSettings) -> list[Moment]:
     """Fit the head from the store; return when each epoch ended."""
     store = open_store(str(location))
-    ids = store.read("embeddings", ["image_id"])["image_id"]
+    ids = store.read("embeddings", ["image_id"])["image_id"].to_list()
     samples = StoredSamples(store, ids, labels_of(len(ids)), np.ones(len(ids), np.float32))
     ends: list[Moment] = []
 
@@ -105,7 +105,7 @@ def plain(location: Path, settings: HeadSettings) -> list[Moment]:
     ends: list[Moment] = []
     for _ in range(settings.max_epochs):
         total = 0.0
-        for chosen in torch.randperm(rows).split(settings.batch_size):
+        for chosen in torch.split(torch.randperm(rows), settings.batch_size):
             logits = network(images[chosen], torch.empty(len(chosen), 0))
             loss = functional.cross_entropy(
                 logits, labels[chosen], label_smoothing=settings.label_smoothing
