@@ -63,9 +63,7 @@ def gather(store: Store, truth: Truth | None) -> Labelled:
     """
     run = current_labels(store)
     labels = store.read(run.table, _LABELS).unique("image_id")
-    selection = store.read(
-        TABLE, ["image_id", "label", "weight", "split", "kept", "duplicate_group"]
-    )
+    selection = store.read(TABLE, _SELECTED)
     frame = (
         present_images(store)
         .join(labels, on="image_id", how="inner", maintain_order="left")

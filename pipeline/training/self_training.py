@@ -1,7 +1,7 @@
 """Self-training: a head relabels the images it has not seen, and another learns from that.
 
-In each round the images are cut in two by a hash of the groups that stay on one side; a head taught by
-one half labels the other (cross-fitting), for what a head has learnt by heart it only repeats.
+In each round the images are cut in two by a hash of the groups that stay together; a head taught
+by one half labels the other (cross-fitting), for what it has learnt by heart it only repeats.
 Labels drift when nobody holds them: every round must leave the surest first labels alone, or it
 does not count (`RETAINED`), and rounds end when hardly any label changes.
 """
