@@ -7,6 +7,7 @@ from flows.console import out, percent, print_json, show, table
 
 if TYPE_CHECKING:
     from pipeline.labels.label_runs import LabelRunState
+    from pipeline.labels.provenance import Provenance
     from pipeline.reports.label_diff import LabelDiff
 
 _ABSTAINED = "(abstained)"
@@ -36,7 +37,7 @@ def show_label_runs(runs: "list[LabelRunState]", *, as_json: bool) -> None:
             *([str(run.unlabelled)] if partial else []),
             "?" if run.abstained is None else str(run.abstained),
             _score(run.mean_score),
-            told.method if told else "?",
+            _method(told),
             told.turned_to_at[:10] if told else "?",
         )
     show("Label runs (*: in force, -: before that)", shown)
@@ -101,3 +102,11 @@ def _show_examples(diff: "LabelDiff") -> None:
 
 def _score(score: float | None) -> str:
     return "-" if score is None else f"{score:.2f}"
+
+
+def _method(told: "Provenance | None") -> str:
+    """Return who labelled: a head, or the texts by some refinement."""
+    if told is None:
+        return "?"
+    source = str(told.asked.get("source", "texts"))
+    return told.method if source == "texts" else source

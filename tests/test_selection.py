@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from pipeline.training.policies import HELD_OUT, Rules, choose
-from pipeline.training.selection import ClassBalance, summarise
+from pipeline.training.selection import ClassBalance, answered, summarise
 from tests.helpers import RULES
 
 Row = tuple[str, str | None, float, str | None, int | None]  # id, label, confidence, reason, group
@@ -140,6 +140,27 @@ def test_the_order_of_rows_does_not_matter() -> None:
     for _ in range(5):
         shuffled.shuffle(rows)
         assert choose(frame(*rows), wanted).equals(first)
+
+
+def test_what_a_person_said_stands_in_the_place_of_what_the_model_says() -> None:
+    images = frame(
+        ("a", "cat", 0.4, None, None), ("b", "cat", 0.9, None, None), ("c", None, 0.2, "x", 1)
+    )
+    answers = pl.DataFrame(
+        {
+            "image_id": ["a", "b", "c", "gone"],
+            "answer": ["label", "none of these", "cannot tell", "label"],
+            "label_given": ["dog", None, None, "cat"],
+        }
+    )
+    told = answered(images, answers)
+    assert told["label"].to_list() == ["dog", None, None]
+    assert told["confidence"].to_list() == pytest.approx([1.0, 0.9, 0.2])
+    assert told["answered"].to_list() == [True, False, False]
+    decided = dict(choose(told, rules(min_confidence=0.5)).select("image_id", "reason").iter_rows())
+    assert decided["a"] is None  # unsure, and yet kept: a person is sure
+    assert decided["b"] == "abstained: no class fits, says an audit"
+    assert decided["c"] == "abstained: x"
 
 
 def test_weight_belongs_to_what_is_kept() -> None:
