@@ -20,8 +20,8 @@ from pipeline.training.splits import SplitBy, by_crowd, by_folder, oldest, split
 
 TABLE = "selections/default"
 _PART = "selection"
-# Of an image whose class a person named; one that a model is sure of weighs 1 at most. Whether it was
-# 1, 4 or 11 changed little on the sets of `tests/benchmarks/heads.py`.
+# Of an image whose class a person named; one that a model is sure of weighs 1 at most. Whether it
+# was 1, 4 or 11 changed little on the sets of `tests/benchmarks/heads.py`.
 ANSWER_WEIGHT = 4.0
 
 
