@@ -17,7 +17,7 @@ KIWIS = DATA / "images/food/kiwi"
 def test_folders_are_expanded_and_named_files_come_once(tmp_path: Path) -> None:
     one = KIWIS / "kiwi-01.jpg"
     files = files_of([one, KIWIS])
-    assert list(files)[0] == str(one)
+    assert next(iter(files)) == str(one)
     assert sorted(files) == sorted(str(path) for path in KIWIS.iterdir())
     assert [name for name, named in files.items() if named] == [str(one)]
 
