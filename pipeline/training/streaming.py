@@ -1,8 +1,8 @@
 """Samples whose vectors stay in the store: read part by part while a head learns from them.
 
-What lies in memory does not grow with the vectors: a label, a weight and a place for each sample
-(and what is given beside them), and three blocks of vectors, of which one is learnt from, one
-waits and one is being filled on a thread of its own.
+What lies in memory does not grow with the vectors: an id, a label, a weight and a place for each
+sample (and what is given beside them), the few parts that are being read, and three blocks of
+vectors, of which one is learnt from, one waits and one is being filled on a thread of its own.
 Shapes: N samples, D image dimensions, S side dimensions (0: image alone), C classes.
 """
 
@@ -24,7 +24,9 @@ from pipeline.training.samples import Samples
 from pipeline.vectors import stream_rows
 
 _BLOCK_BYTES = 32 << 20  # of vectors that are shuffled together
-_TOGETHER = 8  # parts that are read in turn, for what came in one drop may be of one class
+# Parts that are read in turn, for what came in one drop may be of one class. Arrow holds nearly all
+# vectors of an open part: 64 MB where `compact` made it, at D = 512.
+_TOGETHER = 4
 _CHUNK_ROWS = 512  # more would leave a core's cache before they are copied
 _CHUNKS = 2  # read and waiting, of each of these
 
@@ -43,7 +45,7 @@ class _Part:
 class StoredSamples:
     """The samples of some images of a store; a `Source`.
 
-    Shuffled, parts come in another order for each seed, eight at a time are mixed, and each block
+    Shuffled, parts come in another order for each seed, four at a time are mixed, and each block
     of 32 MB is shuffled whole. Side vectors and soft labels may be memory-mapped arrays.
     """
 
@@ -78,8 +80,7 @@ class StoredSamples:
         given = [len(labels), len(weights), len(self._side), len(ids if soft is None else soft)]
         if given != [len(ids)] * 4:
             raise ValueError(f"{len(ids)} ids, but labels, weights, side and soft are {given}")
-        names = pl.Series(ids, dtype=pl.String)
-        self._parts = store.steadily(lambda: _find(store, names))
+        self._parts = store.steadily(lambda: _find(store, pl.Series(ids, dtype=pl.String)))
 
     def __len__(self) -> int:
         """Return N."""
