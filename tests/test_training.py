@@ -226,6 +226,19 @@ def test_a_selection_of_one_class_cannot_be_trained_on(demo_store: Path, tmp_pat
         training.train(config)
 
 
+def test_a_selection_of_other_labels_than_those_in_force_is_not_trained_on(
+    demo_store: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(demo_store, tmp_path / "store")
+    stages.label(demo_config(copy, labels={"label_set": "a cat,a dog,a tree"}))
+    config = demo_config(copy, train={"heads": "linear"})
+    for use in (training.train, lambda c: training.self_train(c, use=False)):
+        with pytest.raises(InputError, match=r"of other labels .* `pseudolabel select`"):
+            use(config)
+    stages.select(config)
+    assert training.train(config).classes == 3
+
+
 def test_a_damaged_or_missing_head_is_told(
     trained: Trained, demo_store: Path, tmp_path: Path
 ) -> None:
