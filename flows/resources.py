@@ -76,13 +76,18 @@ def label_set(config: Config) -> LabelSet:
     return load_label_set(config.labels.label_set, (template,) if template else ())
 
 
-def question(config: Config, store: Store) -> Question:
+def question(config: Config, store: Store, classes: LabelSet | None = None) -> Question:
     """Return what the config asks of every image of a store.
+
+    Args:
+        config: which bars and which method.
+        store: its audits may speak for a method.
+        classes: the label set; the config's own where it is None.
 
     Raises:
         InputError: the label set is bad, or lacks the reject prompts that are asked for.
     """
-    wanted, classes = config.labels, label_set(config)
+    wanted, classes = config.labels, classes or label_set(config)
     if wanted.unknown == "reject" and not classes.reject:
         raise InputError(
             f'labels.unknown = "reject": label set {classes.name!r} has no reject prompts; '

@@ -48,6 +48,8 @@ def train(config: Config) -> "TrainSummary":
     )
     if summary.epochs:
         store.put(_LOSSES, losses_png(summary.epochs, head=summary.kind))
+    else:
+        store.delete(_LOSSES)  # it would be another head's
     return summary
 
 
@@ -61,7 +63,7 @@ def predict(config: Config, *, use: bool) -> "HeadLabels":
     listener.get().stage("predict", store.rows("embeddings", *store.parts("embeddings")))
     written = predict_store(
         store,
-        resources.question(config, store),
+        lambda label_set: resources.question(config, store, label_set),
         lambda label_set: resources.text_classifier(config, store, label_set)[1],
         encoder=lambda: resources.encoder(config),
         now=datetime.now(UTC),

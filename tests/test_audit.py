@@ -1,6 +1,7 @@
 """An audit on a store: who is drawn, what answers make of the rows, and that neither is undone."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,13 @@ from pipeline.arrays import unit_rows
 from pipeline.compaction import compact
 from pipeline.errors import InputError
 from pipeline.label_set import LabelSet, LabelVectors
-from pipeline.labels.answers import Given, last_rows, read_answers, record_answers
+from pipeline.labels.answers import (
+    Given,
+    answered_until,
+    last_rows,
+    read_answers,
+    record_answers,
+)
 from pipeline.labels.audit import bring_up, draw_sample, gather, is_stale
 from pipeline.labels.calibration import Calibration
 from pipeline.labels.confidence import held_calibration, with_confidence
@@ -243,6 +250,22 @@ def test_answers_serve_another_run_of_the_same_classes(store: Store) -> None:
     assert not rows_of(store)["calibrated"].any()
     assert bring_up(store)
     require_calibrated(store)
+
+
+def test_answers_that_a_head_has_learnt_do_not_count_for_its_labels(store: Store) -> None:
+    learnt = answer(store, 100)
+    run = current_labels(store)
+    by_head = replace(run, learnt_until=answered_until(store, run.label_set))
+    assert len(gather(store, run).ids) == 100
+    evidence = gather(store, by_head)
+    assert (evidence.ids, evidence.learnt) == ([], 100)
+    later = answer(store, 60, LATER + timedelta(days=1))
+    changed = [Given(learnt[0], "none of these", None)]  # it was learnt as something else before
+    record_answers(store, run.label_set, changed, by="me", now=LATER + timedelta(days=2))
+    evidence = gather(store, by_head)
+    assert set(evidence.ids) == set(later)
+    assert evidence.learnt == 100
+    assert evidence.weights.sum() == pytest.approx(len(evidence.images))
 
 
 def test_answers_about_other_classes_of_the_same_name_are_no_answers(store: Store) -> None:

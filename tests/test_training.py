@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from pipeline.clip.encoder import Encoder
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.config import Config
 from pipeline.errors import InputError, StoreError
+from pipeline.labels.answers import Given, record_answers
+from pipeline.labels.audit import draw_sample
+from pipeline.labels.findings import find
 from pipeline.labels.labelling import current_labels, current_table
 from pipeline.labels.truth import read_truth
 from pipeline.opening import open_store
@@ -144,6 +148,40 @@ def test_the_heads_labels_can_be_put_in_force_selected_and_left_again(
     assert current_table(opened) != written.table
 
 
+def test_predicting_asks_for_the_labels_of_the_head_whatever_the_config_names(
+    trained: Trained,
+) -> None:
+    config, store, _ = trained
+    gone = config.labels.model_copy(update={"label_set": "gone.toml"})
+    written = training.predict(config.model_copy(update={"labels": gone}), use=False)
+    assert written == training.predict(config, use=False)
+
+
+def test_labels_of_a_head_say_which_answers_it_has_learnt_from(
+    demo_store: Path, tmp_path: Path
+) -> None:
+    config = demo_config(shutil.copytree(demo_store, tmp_path / "store"))
+    store, now = open_store(config.store), datetime(2030, 1, 1, tzinfo=UTC)
+    classes = current_labels(store).label_set
+    drawn = draw_sample(store, size=30, seed=0, now=now).images
+    given = [Given(i, "label", label) for i, label in drawn["image_id", "label_shown"].iter_rows()]
+    record_answers(store, classes, given, by="me", now=now)
+    training.train(config)
+    assert find(store).answers == 30
+    training.predict(config, use=True)
+    found = find(store)
+    assert (found.answers, found.learnt, found.accuracy) == (0, 30, None)
+
+
+def test_a_head_without_epochs_leaves_no_picture_of_another_ones(
+    trained: Trained, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(trained[1].location, tmp_path / "store")
+    assert (copy / "models/head/losses.png").exists()
+    training.train(demo_config(copy, train={"heads": "logistic"}))
+    assert not (copy / "models/head/losses.png").exists()
+
+
 def test_training_again_gives_the_same_head(trained: Trained) -> None:
     config, store, _ = trained
     [before] = (Path(store.location) / "models/head").glob("*.safetensors")
@@ -186,6 +224,19 @@ def test_a_selection_of_one_class_cannot_be_trained_on(demo_store: Path, tmp_pat
     stages.select(config)
     with pytest.raises(InputError, match=r"cannot train: .* 0 images of 0 classes"):
         training.train(config)
+
+
+def test_a_selection_of_other_labels_than_those_in_force_is_not_trained_on(
+    demo_store: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(demo_store, tmp_path / "store")
+    stages.label(demo_config(copy, labels={"label_set": "a cat,a dog,a tree"}))
+    config = demo_config(copy, train={"heads": "linear"})
+    for use in (training.train, lambda c: training.self_train(c, use=False)):
+        with pytest.raises(InputError, match=r"of other labels .* `pseudolabel select`"):
+            use(config)
+    stages.select(config)
+    assert training.train(config).classes == 3
 
 
 def test_a_damaged_or_missing_head_is_told(

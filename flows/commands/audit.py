@@ -100,12 +100,13 @@ def _show_audit(summary: "AuditSummary") -> None:
     for number, what in (
         (found.none_of_these, "none of these"),
         (found.cannot_tell, "cannot tell, which do not count"),
+        (found.learnt, "do not count, for the head that gave these labels has learnt from them"),
         (found.unanswered, "drawn and not answered"),
     ):
         told += f"; {number} {what}" if number else ""
     out.print(told)
     if found.accuracy is None:
-        out.print("No answers yet: `pseudolabel audit` draws images to ask about.")
+        out.print("No answers yet that count: `pseudolabel audit` draws images to ask about.")
         return
     sure = found.accuracy
     out.print(

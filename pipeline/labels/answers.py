@@ -72,6 +72,25 @@ def last_rows(store: Store, label_set: LabelSet) -> pl.DataFrame:
     return all_rows(store, label_set).unique("image_id", keep="last", maintain_order=True)
 
 
+def answered_until(store: Store, label_set: LabelSet) -> str | None:
+    """Return when the newest answer was given, ISO 8601 with time zone; None: there is none."""
+    newest = all_rows(store, label_set).filter(pl.col("answer").is_not_null())["at"].max()
+    return newest.isoformat() if isinstance(newest, datetime) else None
+
+
+def learnt(rows: pl.DataFrame, until: str | None) -> pl.Series:
+    """Return the ids of the images that were answered up to a moment of `answered_until`.
+
+    Args:
+        rows: `all_rows` of the store.
+        until: None: there are none.
+    """
+    if until is None:
+        return pl.Series("image_id", [], pl.String)
+    early = pl.col("answer").is_not_null() & (pl.col("at") <= datetime.fromisoformat(until))
+    return rows.filter(early)["image_id"].unique()
+
+
 def answers_state(store: Store, label_set: LabelSet) -> str:
     """Return what changes with every answer; empty when there is none."""
     parts = [part for part in store.parts(table_of(label_set)) if part.endswith("-answers")]

@@ -21,6 +21,7 @@ from pipeline.labels.answers import (
     all_rows,
     answers_state,
     last_rows,
+    learnt,
     record_draw,
     require_no_answers,
 )
@@ -62,6 +63,7 @@ class Evidence:
     image_unknown: Floats  # (N,) how unknown the images are
     unknown: Floats  # (n,) how unknown the answered ones are
     known: Bools  # (n,) whether one of the classes is right, whichever
+    learnt: int  # answers left out, for the head that gave these labels has learnt from them
 
 
 def draw_sample(
@@ -135,9 +137,15 @@ def labelled_images(store: Store, run: LabelRun) -> pl.DataFrame:
 
 
 def gather(store: Store, run: LabelRun) -> Evidence:
-    """Lay the answers about a label set beside the present labels of a run."""
-    rounds = all_rows(store, run.label_set).group_by("round").agg(pl.col("at").min())
+    """Lay the answers about a label set beside the present labels of a run.
+
+    What a head has learnt by heart it gets right: such answers tell nothing of its other labels.
+    """
+    rows = all_rows(store, run.label_set)
+    rounds = rows.group_by("round").agg(pl.col("at").min())
     told = last_rows(store, run.label_set).filter(pl.col("answer").is_in([LABEL, NONE]))
+    by_heart = pl.col("image_id").is_in(learnt(rows, run.learnt_until).implode())
+    told, left_out = told.filter(~by_heart), len(told.filter(by_heart))
     asked = rounds.join(told, on="round", how="semi")["at"].sort().dt.epoch("us").to_numpy()
     images = labelled_images(store, run).join(
         told.select("image_id", "answer", "label_given"),
@@ -162,6 +170,7 @@ def gather(store: Store, run: LabelRun) -> Evidence:
         image_unknown=images["unknown_score"].to_numpy()[weights > 0],
         unknown=own["unknown_score"].to_numpy(),
         known=(own["answer"] == LABEL).to_numpy(),
+        learnt=left_out,
     )
 
 

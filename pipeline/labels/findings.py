@@ -36,6 +36,7 @@ class Findings:
     answers: int  # that count: a label, or none of these
     none_of_these: int  # among them
     cannot_tell: int  # not counted
+    learnt: int  # not counted: the head that gave these labels has learnt from them
     unanswered: int  # drawn, and not answered yet
     images: int  # that the estimates hold for
     unaudited: int  # images that came after the last round: they do not hold for these
@@ -77,6 +78,7 @@ def find(store: Store) -> Findings:
         answers=len(evidence.ids),
         none_of_these=len(none),
         cannot_tell=counts.get(CANNOT, 0),
+        learnt=evidence.learnt,
         unanswered=counts.get("", 0),
         images=len(evidence.images),
         unaudited=evidence.unaudited,

@@ -41,6 +41,7 @@ class LabelRun(Question):
 
     table: str  # of the answers
     source: str = "texts"  # who answered: texts, head:<kind> or self-train:<round>
+    learnt_until: str | None = None  # a head has learnt from audit answers up to then; ISO 8601
 
     @property
     def question(self) -> Question:

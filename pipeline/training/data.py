@@ -17,6 +17,7 @@ from pipeline.training.labelled import Labelled, soft_targets, vectors_of
 from pipeline.training.leakage import Drawn, LeakageFinding, draw, find_leakage
 from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Samples, Source
+from pipeline.training.selection import ANSWER_WEIGHT
 from pipeline.training.side.encoding import SideEncoding
 from pipeline.training.side.information import SideInformation, read_side
 from pipeline.training.streaming import StoredSamples
@@ -125,18 +126,26 @@ class _Reader:
         width = identity.dimension if identity else 0
         if len(rows) * width * np.dtype(np.float32).itemsize <= _IN_MEMORY:
             return self.samples(rows, side, "label")
-        part = self._found.frame[rows]
+        ids = self._found.frame["image_id"][rows].to_list()
         labels, weights = self._found.index_of("label", rows), self._weights(rows)
-        soft = soft_targets(part, self._found.classes) if self._soft else None
-        ids = part["image_id"].to_list()
+        soft = self._targets(rows) if self._soft else None
         return StoredSamples(self._store, ids, labels, weights, side, soft)
 
     def samples(self, rows: Ints, side: Floats, labels: str) -> Samples:
         """Return the samples of some rows, in memory; `labels` is the column they have."""
         part = self._found.frame[rows]
         vectors = vectors_of(self._store, part["image_id"].to_list())
-        soft = soft_targets(part, self._found.classes) if self._soft and labels == "label" else None
+        soft = self._targets(rows) if self._soft and labels == "label" else None
         return Samples(vectors, side, self._found.index_of(labels, rows), self._weights(rows), soft)
+
+    def _targets(self, rows: Ints) -> Floats:
+        """Return the shares of the classes (n, C): what a person named is no question of shares."""
+        soft = soft_targets(self._found.frame[rows], self._found.classes)
+        named = np.flatnonzero(self._weights(rows) == ANSWER_WEIGHT)
+        labels = self._found.index_of("label", rows[named])
+        soft[named] = 0.0
+        soft[named, labels] = 1.0
+        return soft
 
     def _weights(self, rows: Ints) -> Floats:
         weights = self._found.frame["weight"][rows].fill_null(0.0).to_numpy().astype(np.float32)

@@ -43,6 +43,7 @@ def label_by_head(
     *,
     source: str,
     made_of: str,
+    learnt_until: str | None,
     now: datetime,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> HeadLabels:
@@ -58,6 +59,7 @@ def label_by_head(
         answer: the head.
         source: where the labels come from, such as head:linear.
         made_of: fingerprint of the head.
+        learnt_until: it has learnt from audit answers up to then, as `answers.answered_until` says.
         now: the present, with time zone.
         on_progress: told how many images were labelled since it was last told.
     """
@@ -85,7 +87,7 @@ def label_by_head(
         store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
         labelled += len(rows)
         on_progress(len(rows))
-    run = LabelRun(**vars(question), table=table, source=source)
+    run = LabelRun(**vars(question), table=table, source=source, learnt_until=learnt_until)
     asked = {**vars(run), "label_set": run.label_set.model_dump(mode="json")}
     record(store, asked, turned=False, now=now)
     return HeadLabels(table, labelled)

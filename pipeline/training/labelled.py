@@ -14,11 +14,12 @@ from pipeline.errors import InputError, StoreError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
-from pipeline.training.selection import TABLE
+from pipeline.training.selection import ANSWER_WEIGHT, TABLE
 from pipeline.vectors import iterate_vectors
 
 _SELECTED = ["image_id", "label", "weight", "split", "split_group", "kept", "duplicate_group"]
 _LABELS = ["image_id", "topk_labels", "topk_scores", "naive_label", "naive_score"]
+_IN_FORCE = pl.col("label").alias("in_force")
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,12 @@ def gather(store: Store, truth: Truth | None) -> Labelled:
         truth: true labels, of which those in the selection's test split count.
 
     Raises:
-        InputError: none of the selected images is there and labelled.
+        InputError: none of the selected images is there and labelled, or the selection is of other
+            labels than those in force.
     """
     run = current_labels(store)
-    labels = store.read(run.table, _LABELS).unique("image_id")
+    labels = store.read(run.table, [*_LABELS, "label"]).unique("image_id")
+    labels = labels.select(*_LABELS, _IN_FORCE)
     selection = store.read(TABLE, _SELECTED)
     frame = (
         present_images(store)
@@ -79,6 +82,16 @@ def gather(store: Store, truth: Truth | None) -> Labelled:
             f"{store.location}: none of the selected images is there and labelled: "
             "`pseudolabel run` first"
         )
+    # What a person named stands whatever the labels say.
+    unnamed = pl.col("kept") & (pl.col("weight") != ANSWER_WEIGHT)
+    others = frame.filter(unnamed & pl.col("label").ne_missing(pl.col("in_force")))
+    if len(others):
+        raise InputError(
+            f"{store.location}: the selection is of other labels than those in force: "
+            f"{len(others)} of the {frame['kept'].sum()} images kept bear another one now. "
+            "`pseudolabel select` makes it anew"
+        )
+    frame = frame.drop("in_force")
     if truth is not None:
         known = pl.DataFrame(
             {"image_id": list(truth.labels), "right": list(truth.labels.values())},

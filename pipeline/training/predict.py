@@ -6,6 +6,7 @@ Shapes: N images, D embedding dimensions, C classes.
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -25,7 +26,7 @@ from pipeline.training.side.information import read_side
 
 def predict_store(
     store: Store,
-    question: Question,
+    question: Callable[[LabelSet], Question],
     vectors: Callable[[LabelSet], LabelVectors],
     *,
     encoder: Callable[[], ImageEncoder],
@@ -36,7 +37,7 @@ def predict_store(
 
     Args:
         store: it must hold a trained head; its lock must be held.
-        question: what is too little to be labelled; its label set is replaced by the head's own.
+        question: returns what is too little to be labelled, for the head's own label set.
         vectors: returns the text vectors of a label set.
         encoder: called only when side texts are to be embedded that never were.
         now: the present, with time zone.
@@ -53,11 +54,12 @@ def predict_store(
 
     return label_by_head(
         store,
-        replace(question, label_set=label_set, refine="none"),
+        replace(question(label_set), refine="none"),
         vectors(label_set),
         answer,
         source=f"head:{head.head.kind}",
         made_of=head_fingerprint(store),
+        learnt_until=cast("str | None", head.about.get("learnt_until")),
         now=now,
         on_progress=on_progress,
     )

@@ -78,9 +78,7 @@ def select(store: Store, settings: SelectSettings) -> SelectSummary:
     known = read_truth(store, settings.truth, run.label_set).labels if settings.truth else {}
     grouped = _grouped(store, best_first(images), load_index(store), settings)
     sided = split(grouped, known=known, valid_share=settings.valid_share)
-    rows = choose(sided, settings.rules).with_columns(
-        weight=pl.when(pl.col("answered") & pl.col("kept")).then(ANSWER_WEIGHT).otherwise("weight")
-    )
+    rows = chosen(sided, settings.rules)
     table = rows.select(SELECTIONS.names).to_arrow().cast(SELECTIONS)
     store.write_part(TABLE, _PART, table, made_of)
     return summarise(rows)
@@ -106,6 +104,13 @@ def answered(images: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
         reason=pl.when(none).then(pl.lit("no class fits, says an audit")).otherwise("reason"),
         answered=named,
     ).drop("answer", "label_given")
+
+
+def chosen(images: pl.DataFrame, rules: Rules) -> pl.DataFrame:
+    """Choose as `policies.choose` does, of images that say whether a person `answered` for them."""
+    told = pl.col("answered") & pl.col("kept")
+    rows = choose(images, rules)
+    return rows.with_columns(weight=pl.when(told).then(ANSWER_WEIGHT).otherwise("weight"))
 
 
 def summarise(rows: pl.DataFrame) -> SelectSummary:

@@ -7,7 +7,7 @@ does not count (`RETAINED`), and rounds end when hardly any label changes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -17,15 +17,17 @@ from pipeline.arrays import Floats
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.identity import digest
 from pipeline.label_set import LabelVectors
+from pipeline.labels.answers import answered_until, last_rows
 from pipeline.labels.labelling import current_labels
 from pipeline.store import Store
 from pipeline.training.data import read_data
+from pipeline.training.freshness import train_fingerprint
 from pipeline.training.head_labels import label_by_head
 from pipeline.training.heads.base import Head, OnEpoch, TextClassifier
 from pipeline.training.labelled import Labelled, gather
-from pipeline.training.policies import Rules, choose
+from pipeline.training.policies import Rules
 from pipeline.training.recipe import Recipe
-from pipeline.training.selection import selection_state
+from pipeline.training.selection import answered, chosen
 from pipeline.training.side.encoding import SideEncoding
 from pipeline.training.side.information import read_side
 from pipeline.training.splits import half_of
@@ -93,6 +95,8 @@ def self_train(
     first = last = _labels(store, run.table)
     done: list[Round] = []
     table = run.table
+    # The rules too: of later rounds they decide what is learnt from.
+    fingerprint, learnt_until = train_fingerprint(store, recipe), answered_until(store, run.label_set)
 
     def teach(part: Labelled, name: str) -> _Taught:
         data = read_data(store, part, recipe, run.label_set, encoder)
@@ -125,7 +129,8 @@ def self_train(
             vectors,
             answer,
             source=f"self-train:{number}",
-            made_of=digest([table, recipe.knobs(), number, selection_state(store)]),
+            made_of=digest([table, number, fingerprint, asdict(rules)]),
+            learnt_until=learnt_until,
             now=now,
         )
         labels = _labels(store, written.table)
@@ -136,7 +141,7 @@ def self_train(
         table, last = written.table, labels
         if each.flips < SETTLED:
             break
-        found = _relabelled(found, labels, rules)
+        found = _relabelled(found, labels, last_rows(store, run.label_set), rules)
     return SelfTraining(done, table)
 
 
@@ -160,10 +165,12 @@ def _groups(frame: pl.DataFrame) -> pl.Series:
 
 
 def _labels(store: Store, table: str) -> pl.DataFrame:
-    """Return image_id, top_label, label (null: abstained), score, margin and reason of a run."""
-    wanted = ["image_id", "topk_labels", "label", "score", "margin", "reason"]
+    """Return a run's rows, top_label and top_score among them; label is null where it abstained."""
+    wanted = ["image_id", "topk_labels", "topk_scores", "label", "score", "margin", "reason"]
     rows = store.read(table, wanted).unique("image_id")
-    return rows.with_columns(top_label=pl.col("topk_labels").list.first()).drop("topk_labels")
+    return rows.with_columns(
+        top_label=pl.col("topk_labels").list.first(), top_score=pl.col("topk_scores").list.first()
+    )
 
 
 def _judge(
@@ -203,18 +210,19 @@ def retained(first: pl.DataFrame, after: pl.DataFrame) -> float:
     return 1.0 - changed(surest, after) if len(surest) else 1.0
 
 
-def _relabelled(found: Labelled, labels: pl.DataFrame, rules: Rules) -> Labelled:
-    """Select anew by the labels of a round; splits and groups stay."""
+def _relabelled(
+    found: Labelled, labels: pl.DataFrame, answers: pl.DataFrame, rules: Rules
+) -> Labelled:
+    """Select anew by the labels of a round, and by what a person said; splits and groups stay."""
     stays = ["image_id", "path", "naive_label", "naive_score", "split", "split_group"]
     stays += ["duplicate_group", "right"]
-    frame = found.frame.select(*stays, "topk_labels", "topk_scores", "top_score").join(
-        labels.select("image_id", "top_label", "label", "reason", confidence="score"),
+    frame = found.frame.select(stays).join(
+        labels.rename({"score": "confidence"}).drop("margin"),
         on="image_id",
         how="left",
         maintain_order="left",
     )
-    frame = frame.with_columns(group=pl.coalesce("duplicate_group", "image_id"))
-    chosen = choose(frame, rules).select("image_id", "kept", "weight")
-    return replace(
-        found, frame=frame.join(chosen, on="image_id", how="left", maintain_order="left")
-    )
+    frame = answered(frame, answers).with_columns(group=pl.coalesce("duplicate_group", "image_id"))
+    kept = chosen(frame, rules).select("image_id", "kept", "weight")
+    frame = frame.join(kept, on="image_id", how="left", maintain_order="left")
+    return replace(found, frame=frame)

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.arrays import Ints
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
+from pipeline.labels.answers import answered_until
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
@@ -121,6 +122,7 @@ def train(
         "side": data.side.encoding.as_json() if data.side else None,
         "label_set": label_set.model_dump(mode="json"),
         "encoder": asdict(identity) if (identity := store.identity()) else None,
+        "learnt_until": answered_until(store, label_set),
         "measured_by": "truth" if found.by_truth else "agreement",
         "comparison": [asdict(each) for each in lines],
         "leakage": asdict(data.side.leakage) if data.side else None,
