@@ -216,6 +216,15 @@ def test_the_draw_is_even_bounded_and_the_same_in_any_order() -> None:
     assert len(draw(ids[:20], ["a"] * 11 + ["b"] * 9)) == 0
 
 
+def test_a_class_of_two_groups_keeps_no_leak_of_the_others_from_being_found() -> None:
+    ids = [hashlib.sha256(str(row).encode()).hexdigest()[:32] for row in range(90)]
+    groups = np.arange(90)
+    groups[60:] = groups[60:] % 2 + 60  # such as the frames of two films
+    rows = draw(ids, ["a"] * 30 + ["b"] * 30 + ["c"] * 30, groups)
+    assert rows.tolist() == list(range(60))
+    assert len(draw(ids[30:], ["b"] * 30 + ["c"] * 30, groups[30:])) == 0
+
+
 def test_training_stops_at_a_leak_unless_that_is_allowed(demo_store: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(demo_store, tmp_path / "store"))
     store = open_store(str(folder))

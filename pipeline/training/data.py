@@ -157,13 +157,14 @@ def _leakage(
     store: Store, found: Labelled, train: Ints, info: SideInformation, encoding: SideEncoding
 ) -> LeakageFinding:
     part = found.frame[train]
-    rows = draw(part["image_id"].to_list(), part["label"].to_list())
+    names = part.select(pl.coalesce("split_group", "image_id")).to_series()
+    groups = names.rank("dense").to_numpy().astype(np.int64)
+    rows = draw(part["image_id"].to_list(), part["label"].to_list(), groups)
     chosen, seen = train[rows], part[rows]
-    groups = pl.coalesce("split_group", "image_id")
     texts = None if info.texts is None else [info.texts[row] for row in chosen]
     drawn = Drawn(
         labels=found.index_of("label", chosen),
-        groups=seen.select(groups).to_series().rank("dense").to_numpy().astype(np.int64),
+        groups=groups[rows],
         images=vectors_of(store, seen["image_id"].to_list()),
         side=info.encode(encoding, chosen),
         texts=texts,

@@ -82,7 +82,7 @@ def label_by_head(
         wide = halves.astype(np.float32)
         naive = score(wide)
         said = answer(images.with_columns(pl.col("path").fill_null("")), wide)
-        theirs = Scores(said, naive.rejects, naive.unknown)
+        theirs = _beside(said, naive, independent=score.independent)
         rows = label_rows(pa.array(ids, pa.string()), naive, theirs, question.label_set, question)
         store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
         labelled += len(rows)
@@ -91,6 +91,21 @@ def label_by_head(
     asked = {**vars(run), "label_set": run.label_set.model_dump(mode="json")}
     record(store, asked, turned=False, now=now)
     return HeadLabels(table, labelled)
+
+
+def _beside(said: Floats, naive: Scores, *, independent: bool) -> Scores:
+    """Return a head's probabilities (n, C) with what it knows nothing of: rejecting, the unknown.
+
+    It was taught to choose between classes. So they share what the reject prompts leave of a
+    softmax; where every class is a question of its own, a prompt beats the head if it beats the
+    texts.
+    """
+    if not independent:
+        left = 1.0 - naive.rejects.sum(axis=1, keepdims=True)
+        return Scores((said * left).astype(np.float32), naive.rejects, naive.unknown)
+    beaten = naive.rejects.max(axis=1, initial=0.0) > naive.classes.max(axis=1)
+    rejects = np.where(beaten[:, None], 1.0 + naive.rejects, 0.0).astype(np.float32)
+    return Scores(said, rejects, naive.unknown)
 
 
 def head_table(question: Question, identity: EncoderIdentity, source: str, made_of: str) -> str:

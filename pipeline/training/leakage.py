@@ -83,15 +83,17 @@ class Drawn:
     texts: Sequence[str] | None  # n masked texts
 
 
-def draw(image_ids: Sequence[str], labels: Sequence[str]) -> Ints:
+def draw(image_ids: Sequence[str], labels: Sequence[str], groups: Ints | None = None) -> Ints:
     """Choose the images to look at, the same for the same store: about as many of each class.
 
     Args:
         image_ids: of N pseudo-labelled images; they are hashes, and so as good as a lot.
         labels: of the same.
+        groups: (N,) as in `Drawn`: a class of too few to be cross-validated must not keep the
+            others from being looked at. None: each image is one of its own.
 
     Returns:
-        (n,) rows, ascending; n is 0 where no two classes have enough images.
+        (n,) rows, ascending; n is 0 where no two classes have enough images and groups.
     """
     _, index, counts = np.unique(np.array(labels), return_inverse=True, return_counts=True)
     large = [c for c in np.argsort(-counts, kind="stable")[:_CLASSES] if counts[c] >= _ENOUGH]
@@ -100,7 +102,9 @@ def draw(image_ids: Sequence[str], labels: Sequence[str]) -> Ints:
     order = np.argsort(np.array(image_ids), kind="stable")
     share = _DRAWN // len(large)
     rows = [order[index[order] == c][:share] for c in large]
-    return np.sort(np.concatenate(rows))
+    if groups is not None:
+        rows = [some for some in rows if len(np.unique(groups[some])) >= FOLDS]
+    return np.sort(np.concatenate(rows)) if len(rows) > 1 else np.empty(0, np.int64)
 
 
 def find_leakage(drawn: Drawn, names: Sequence[str], encoding: SideEncoding) -> LeakageFinding:

@@ -65,7 +65,8 @@ class SideInformation:
         """
         if self.texts is not None and not any(self.texts):
             raise InputError(
-                f"side text {self.settings.text}: no image here has any; is it of these images?"
+                f"side text {self.settings.text}: no image here has any, the words of the labels "
+                "left out; is it of these images?"
             )
         if self._table is not None and not (self._table.place >= 0).any():
             raise InputError(
