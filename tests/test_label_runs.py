@@ -74,6 +74,8 @@ def test_a_run_keeps_what_it_was_asked_by_which_model_and_when(store: Store) -> 
         "refine": "none",
         "unknown": "cosine",
         "unknown_above": 2.0,
+        "source": "texts",
+        "learnt_until": None,
     }
     assert EncoderIdentity(**told.encoder) == IDENTITY
     assert (told.method, told.rows, told.last_drop) == ("none", 5, "20240202T000000000000")

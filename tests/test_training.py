@@ -151,7 +151,7 @@ def test_the_heads_labels_can_be_put_in_force_selected_and_left_again(
 def test_predicting_asks_for_the_labels_of_the_head_whatever_the_config_names(
     trained: Trained,
 ) -> None:
-    config, store, _ = trained
+    config, _, _ = trained
     gone = config.labels.model_copy(update={"label_set": "gone.toml"})
     written = training.predict(config.model_copy(update={"labels": gone}), use=False)
     assert written == training.predict(config, use=False)

@@ -96,7 +96,10 @@ def self_train(
     done: list[Round] = []
     table = run.table
     # The rules too: of later rounds they decide what is learnt from.
-    fingerprint, learnt_until = train_fingerprint(store, recipe), answered_until(store, run.label_set)
+    fingerprint, learnt_until = (
+        train_fingerprint(store, recipe),
+        answered_until(store, run.label_set),
+    )
 
     def teach(part: Labelled, name: str) -> _Taught:
         data = read_data(store, part, recipe, run.label_set, encoder)
