@@ -13,7 +13,7 @@ from flows import stages, training
 from flows.labelling import answer
 from flows.progress import listener
 from flows.runners import Steps, Tasks
-from flows.stale import head_is_current, select_settings, stale_stages
+from flows.stale import head_is_current, recipe, select_settings, stale_stages
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clock import Clock
 from pipeline.compaction import CompactSummary
@@ -133,6 +133,7 @@ def _take_drop(
             trained = run("train", training.train, config)
         except LeakageError as leak:  # the labels stand, whatever is known beside the pixels
             reason = str(leak)
+            freshness.refuse(open_store(config.store), recipe(config), reason)
     if stages.too_many_parts(config):
         drop = replace(drop, compact=run("compact", stages.compact, config))
     drop = replace(drop, train=trained, not_trained=reason, seconds=clock.seconds())
@@ -174,7 +175,8 @@ def _why_not_train(config: Config, *, has_selection: bool) -> str | None:
         return "train.every_run is off"
     if not has_selection:
         return "the store holds no images yet"
-    reason = freshness.why_not(open_store(config.store))
+    store = open_store(config.store)
+    reason = freshness.why_not(store) or freshness.refused(store, recipe(config))
     if reason:
         return reason
     return "the selection has not changed" if head_is_current(config) else None

@@ -153,15 +153,6 @@ def loaded_model(config: Config) -> "LoadedModel":
     return load_model(config.encoder.model)
 
 
-def training_device(config: Config) -> str:
-    """Return where heads are trained: on the GPU where there is one and the config lets it."""
-    import torch
-
-    if config.encoder.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return config.encoder.device
-
-
 def decoders(config: Config, processes: int) -> "Decoders":
     """Return processes that decode and fit pictures for the config's model."""
     fitting = encoder(config).fit

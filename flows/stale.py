@@ -44,7 +44,8 @@ def head_is_current(config: Config) -> bool:
     store = open_store(config.store)
     wanted = recipe(config)
     fresh = freshness.head_fingerprint(store) == freshness.train_fingerprint(store, wanted)
-    return fresh or freshness.why_not(store) is not None
+    idle = freshness.refused(store, wanted) or freshness.why_not(store)
+    return fresh or idle is not None
 
 
 def select_settings(config: Config) -> SelectSettings:

@@ -39,7 +39,7 @@ def train(config: Config) -> "TrainSummary":
     text, _ = resources.text_classifier(config, store, label_set)
     summary = train_heads(
         store,
-        recipe(config, resources.training_device(config)),
+        recipe(config, _device(config)),
         text,
         make_head=_maker(config),
         encoder=lambda: resources.encoder(config),
@@ -108,7 +108,7 @@ def self_train(config: Config, *, use: bool) -> "SelfTraining":
     text, vectors = resources.text_classifier(config, store, current_labels(store).label_set)
     summary = train_in_rounds(
         store,
-        recipe(config, resources.training_device(config)),
+        recipe(config, _device(config)),
         select_settings(config).rules,
         text,
         vectors,
@@ -121,6 +121,13 @@ def self_train(config: Config, *, use: bool) -> "SelfTraining":
         use_run(store, run_of(summary.table), now=datetime.now(UTC))
         bring_up(store)
     return summary
+
+
+def _device(config: Config) -> str:
+    from pipeline.training.devices import usual_device
+
+    wanted = config.encoder.device
+    return usual_device() if wanted == "auto" else wanted
 
 
 def _maker(config: Config) -> "MakeHead":

@@ -32,7 +32,13 @@ HOMES = {
     "matplotlib": ["pipeline.reports.plots"],
     "jinja2": ["pipeline.reports"],
     "PIL": ["pipeline.images", "pipeline.clip", "pipeline.reports"],
-    "pydantic": ["pipeline.config", "pipeline.label_set", "pipeline.validation", "flows.schedule"],
+    "pydantic": [
+        "pipeline.config",
+        "pipeline.sections",
+        "pipeline.label_set",
+        "pipeline.validation",
+        "flows.schedule",
+    ],
 }
 PRINTERS = {"flows"}
 

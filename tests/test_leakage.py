@@ -13,6 +13,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from flows import training
+from flows.stale import stale_stages
 from pipeline.arrays import Floats, Ints, unit_rows
 from pipeline.catalog import present_images
 from pipeline.errors import InputError
@@ -23,7 +24,7 @@ from pipeline.training.side.columns import Column, Kind
 from pipeline.training.side.encoding import SideEncoding, encode_column, fit_column
 from pipeline.training.side.settings import SideSettings
 from pipeline.training.side.words import without, words_of_name
-from tests.conftest import demo_config
+from tests.conftest import demo_config, run_plain
 
 CLASSES = ("cat", "dog", "car", "ship", "tree", "bird")
 D = 24
@@ -246,3 +247,24 @@ def test_training_stops_at_a_leak_unless_that_is_allowed(demo_store: Path, tmp_p
     saved = json.loads((folder / summary.head).read_text())
     assert saved["leakage"]["telling"] == list(summary.leakage.telling)
     assert SideEncoding.from_json(saved["side"]).columns[0].names == ("number",)
+
+
+def test_a_run_whose_side_information_leaks_keeps_its_labels_and_is_not_tried_in_vain_again(
+    demo_store: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(demo_store, tmp_path / "store"))
+    store = open_store(str(folder))
+    run = current_labels(store)
+    labels = dict(store.read(run.table, ["image_id", "label"]).iter_rows())
+    file = tmp_path / "leak.csv"
+    lines = [f"{path},word{labels[i]}x" for i, path, _ in present_images(store).iter_rows()]
+    file.write_text("path,word\n" + "\n".join(lines))
+    config = demo_config(folder, train={"side_columns": str(file), "max_epochs": 2})
+    assert stale_stages(config) == ["train"]
+    summary = run_plain(config)
+    assert summary.not_trained is not None
+    assert "nearly as much as the image" in summary.not_trained
+    assert summary.select is not None
+    assert stale_stages(config) == []
+    file.write_text(file.read_text() + "\ngone.jpg,x")
+    assert stale_stages(config) == ["train"]  # it may leak no more

@@ -39,7 +39,9 @@ def test_the_numbers_are_those_that_the_demo_prints(prefect_demo: DemoRun) -> No
     quoted = [line for block in blocks("text") for line in block.splitlines()]
     assert len(quoted) == 6
     for words, numbers in map(words_and_numbers, quoted):
-        # Another processor rounds differently: one of the 28 held-out images is 3.6 points.
+        if words.startswith("│ linear"):  # the last number is seconds
+            numbers, printed[words] = numbers[:-1], printed[words][:-1]
+        # Another processor rounds differently: one of the 50 held-out images is 2 points.
         assert numbers == pytest.approx(printed[words], abs=4), words
 
 

@@ -119,6 +119,8 @@ def test_the_order_is_of_the_seed_and_mixes_parts(tmp_path: Path, samples: Sampl
     part = np.repeat([0, 1, 2, 3], [40, 35, 1, 24])
     batches = [part[order(seed)[at : at + 8]] for seed in range(5) for at in range(0, 96, 8)]
     assert np.mean([len(set(batch)) > 1 for batch in batches]) > 0.6
+    # Two parts are open at a time, so the last one is among the first only where it was drawn.
+    assert any(3 in part[order(seed)[:8]] for seed in range(10))
 
 
 def test_a_head_learns_from_a_store_what_it_learns_from_memory(tmp_path: Path) -> None:

@@ -17,3 +17,8 @@ def device_named(name: str) -> torch.device:
             f"device {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use cpu"
         )
     return device
+
+
+def usual_device() -> str:
+    """Return the name of the device where heads are trained when nobody says: a GPU's, or cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,6 +13,7 @@ from pipeline.training.side.settings import side_state
 
 FOLDER = "models/head"
 HEAD_JSON = f"{FOLDER}/head.json"
+_REFUSED = "models/refused.json"
 
 
 def why_not(store: Store) -> str | None:
@@ -32,6 +33,18 @@ def why_not(store: Store) -> str | None:
 def train_fingerprint(store: Store, recipe: Recipe) -> str:
     """Return what a head trained now would be made of, the content of side files included."""
     return digest([selection_state(store), recipe.knobs(), side_state(store, recipe.side)])
+
+
+def refuse(store: Store, recipe: Recipe, why: str) -> None:
+    """Remember that a recipe's side information leaks, so that no later run tries it in vain."""
+    store.put_json(_REFUSED, {"fingerprint": train_fingerprint(store, recipe), "why": why})
+
+
+def refused(store: Store, recipe: Recipe) -> str | None:
+    """Return why this very training was refused; None where it was not."""
+    told = store.get_json(_REFUSED)
+    same = told.get("fingerprint") == train_fingerprint(store, recipe)
+    return str(told["why"]) if same else None
 
 
 def head_fingerprint(store: Store) -> str:

@@ -1,8 +1,8 @@
 """Samples whose vectors stay in the store: read part by part while a head learns from them.
 
-What lies in memory does not grow with the vectors: a label, a weight and a place for each sample
-(and what is given beside them), and three blocks of vectors, of which one is learnt from, one
-waits and one is being filled on a thread of its own.
+What lies in memory does not grow with the vectors: an id, a label, a weight and a place for each
+sample (and what is given beside them), the few parts that are being read, and three blocks of
+vectors, of which one is learnt from, one waits and one is being filled on a thread of its own.
 Shapes: N samples, D image dimensions, S side dimensions (0: image alone), C classes.
 """
 
@@ -24,7 +24,9 @@ from pipeline.training.samples import Samples
 from pipeline.vectors import stream_rows
 
 _BLOCK_BYTES = 32 << 20  # of vectors that are shuffled together
-_TOGETHER = 8  # parts that are read in turn, for what came in one drop may be of one class
+# Parts that are read in turn, for what came in one drop may be of one class. Arrow holds nearly all
+# vectors of an open part: 64 MB where `compact` made it, at D = 512.
+_TOGETHER = 4
 _CHUNK_ROWS = 512  # more would leave a core's cache before they are copied
 _CHUNKS = 2  # read and waiting, of each of these
 
@@ -43,14 +45,14 @@ class _Part:
 class StoredSamples:
     """The samples of some images of a store; a `Source`.
 
-    Shuffled, parts come in another order for each seed, eight at a time are mixed, and each block
+    Shuffled, parts come in another order for each seed, four at a time are mixed, and each block
     of 32 MB is shuffled whole. Side vectors and soft labels may be memory-mapped arrays.
     """
 
     def __init__(
         self,
         store: Store,
-        ids: Sequence[str],
+        ids: Sequence[str] | pl.Series,
         labels: Ints,
         weights: Floats,
         side: npt.NDArray[Any] | None = None,
@@ -78,7 +80,7 @@ class StoredSamples:
         given = [len(labels), len(weights), len(self._side), len(ids if soft is None else soft)]
         if given != [len(ids)] * 4:
             raise ValueError(f"{len(ids)} ids, but labels, weights, side and soft are {given}")
-        self._parts = store.steadily(lambda: _find(store, ids))
+        self._parts = store.steadily(lambda: _find(store, pl.Series(ids, dtype=pl.String)))
 
     def __len__(self) -> int:
         """Return N."""
@@ -132,31 +134,35 @@ class _Block:
     order: Ints  # (n,) in which they come
 
 
-def _find(store: Store, ids: Sequence[str]) -> list[_Part]:
-    """Return where each image lies, parts and rows in order; one in several parts in the first."""
-    wanted = pl.DataFrame({"image_id": pl.Series(ids, dtype=pl.String)})
-    wanted = wanted.with_row_index("sample")
-    if wanted["image_id"].n_unique() < len(wanted):
+def _find(store: Store, ids: pl.Series) -> list[_Part]:
+    """Return where each image lies, parts and rows in order; one in several parts in the first.
+
+    Part by part and by hashes, so that of millions of ids nothing but 12 bytes each is made.
+    """
+    hashes = ids.hash().to_numpy()
+    order = np.argsort(hashes).astype(np.int32)
+    hashes = hashes[order]
+    if np.any(hashes[1:] == hashes[:-1]):
         raise ValueError("an image id comes twice among the samples")
-    names = store.parts("embeddings")
-    held = store.read("embeddings", ["image_id"], names).with_row_index("place")
-    found = held.join(wanted, on="image_id").sort("place")
-    found = found.unique("image_id", keep="first", maintain_order=True)
-    if len(found) < len(wanted):
+    missing = np.ones(len(ids), np.bool_)
+    parts = []
+    for name in store.parts("embeddings"):
+        if not missing.any():
+            break
+        held = store.read("embeddings", ["image_id"], [name])["image_id"]
+        place = np.searchsorted(hashes, held.hash().to_numpy())
+        samples = order[np.minimum(place, len(ids) - 1)]
+        # Equal hashes are no proof: the ids themselves decide.
+        fits = (ids.gather(samples) == held).to_numpy() & missing[samples]
+        fits &= held.is_first_distinct().to_numpy()
+        missing[samples[fits]] = False
+        if fits.any():
+            parts.append(_Part(name, np.flatnonzero(fits).astype(np.int32), samples[fits]))
+    if missing.any():
         raise StoreError(
-            f"{store.location}: {len(wanted) - len(found)} images to train on have no vector: "
-            "their file is gone from embeddings/. `pseudolabel verify`, then `pseudolabel run`, "
-            "makes them again"
+            f"{store.location}: {missing.sum()} images to train on have no vector: their file is "
+            "gone from embeddings/. `pseudolabel verify`, then `pseudolabel run`, makes them again"
         )
-    places, samples = found["place"].to_numpy(), found["sample"].to_numpy().astype(np.int32)
-    parts, start = [], 0
-    for name in names:
-        end = start + store.rows("embeddings", name)
-        first, last = np.searchsorted(places, (start, end))
-        if first < last:
-            rows = (places[first:last] - start).astype(np.int32)
-            parts.append(_Part(name, rows, samples[first:last]))
-        start = end
     return parts
 
 

@@ -71,7 +71,7 @@ def labels_of(rows: int) -> Ints:
 def ours(location: Path, settings: HeadSettings) -> list[Moment]:
     """Fit the head from the store; return when each epoch ended."""
     store = open_store(str(location))
-    ids = store.read("embeddings", ["image_id"])["image_id"].to_list()
+    ids = store.read("embeddings", ["image_id"])["image_id"]
     samples = StoredSamples(store, ids, labels_of(len(ids)), np.ones(len(ids), np.float32))
     ends: list[Moment] = []
 
