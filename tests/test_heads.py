@@ -1,6 +1,8 @@
 """Every head on data whose answer is known."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from pipeline.training.heads.linear import LinearHead
 from pipeline.training.heads.logistic import STRENGTHS, LogisticHead
 from pipeline.training.heads.registry import load_head_of, make_head
 from pipeline.training.samples import Samples
+from tests.conftest import ROOT
 from tests.heads import SETTINGS, TEXT, accuracy, blobs, random_rows, unheard
 
 HEADS = ["linear", "logistic", "mlp", "concat", "gated", "dynamic"]
@@ -299,3 +302,17 @@ def test_the_mlp_does_not_look_at_side_information() -> None:
     other = fitted("mlp", beside, beside, max_epochs=3)
     expected = alone.predict_proba(samples.images, samples.side)
     assert np.array_equal(other.predict_proba(beside.images, beside.side), expected)
+
+
+def test_what_the_optimiser_imports_is_no_part_of_the_first_heads_seconds() -> None:
+    code = (
+        "import sys, torch\n"
+        "from pipeline.training.heads.registry import make_head\n"
+        "from tests.heads import SETTINGS, TEXT\n"
+        "make_head('mlp', TEXT, (8, 0), SETTINGS)\n"
+        "before = set(sys.modules)\n"
+        "torch.optim.AdamW(torch.nn.Linear(2, 2).parameters())\n"
+        "print(len(set(sys.modules) - before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "0", done.stderr

@@ -13,6 +13,7 @@ from flows import stages, training
 from pipeline.arrays import Floats
 from pipeline.labels.answers import Given, record_answers
 from pipeline.labels.audit import draw_sample
+from pipeline.labels.label_runs import find_run
 from pipeline.labels.labelling import current_labels, current_table
 from pipeline.opening import open_store
 from pipeline.training import self_training
@@ -179,4 +180,7 @@ def test_rounds_end_when_hardly_a_label_changes(
     monkeypatch.setattr(self_training, "SETTLED", 1.1)
     assert len(training.self_train(demo_config(store), use=False).rounds) == 1
     monkeypatch.setattr(self_training, "SETTLED", -1.0)
-    assert len(training.self_train(demo_config(store), use=False).rounds) == 3
+    opened = open_store(str(store))
+    before = current_table(opened)
+    assert len(training.self_train(demo_config(store), use=True).rounds) == 3
+    assert find_run(opened, "previous") == before  # rounds between were never in force

@@ -175,6 +175,7 @@ def _previous(store: Store, known: dict[str, Provenance | None]) -> str | None:
     """Return the run that was in force before the current one, as far as that is known."""
     current = current_table(store)
     dated = {t: told.turned_to_at for t, told in known.items() if told and t != current}
+    dated = {table: turned for table, turned in dated.items() if turned}  # others never were
     return max(dated, key=lambda table: dated[table]) if dated else None
 
 

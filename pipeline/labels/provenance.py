@@ -13,6 +13,7 @@ from pipeline.parts import span
 from pipeline.store import Store
 
 _FILE = "run.json"
+_CURRENT = "labels/current.json"  # as `labelling.CURRENT`, which stands above
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Provenance:
     encoder: dict[str, Any]  # identity: architecture, weights, preprocessing, scale ...
     made_at: str  # when it was first whole, or this was first kept; ISO 8601, with time zone
     changed_at: str  # when images were last added
-    turned_to_at: str  # when it last came into force
+    turned_to_at: str  # when it last came into force; empty: it never was
     last_drop: str | None  # the newest run whose images it labels
     rows: int  # when it was last changed
     state: str  # of its parts then
@@ -58,6 +59,8 @@ def record(store: Store, asked: dict[str, Any], *, turned: bool, now: datetime) 
     held, state, identity = provenance(store, table), store.state(table), store.identity()
     if held and held.state == state and held.asked == asked and not turned:
         return
+    # Of a run in force, of a version that kept nothing of it, this is the first that is known.
+    known_since = time if store.get_json(_CURRENT).get("table") == table else ""
     parts = store.parts(table)
     rows = store.rows(table, *parts)
     told = Provenance(
@@ -66,7 +69,7 @@ def record(store: Store, asked: dict[str, Any], *, turned: bool, now: datetime) 
         encoder=asdict(identity) if identity else {},
         made_at=held.made_at if held else time,
         changed_at=held.changed_at if held and held.state == state else time,
-        turned_to_at=held.turned_to_at if held and not turned else time,
+        turned_to_at=time if turned else held.turned_to_at if held else known_since,
         last_drop=span(parts[-1])[1].split("-")[0] if parts else None,
         rows=rows,
         state=state,

@@ -43,6 +43,9 @@ def make_head(
         InputError: there is no such kind, or it cannot be made for these sizes or classes.
     """
     head = _class_of(kind)
+    if kind not in ("linear", "logistic"):
+        # The first AdamW imports this for seconds, which are not of the head that comes first.
+        import_module("torch._dynamo")
     if kind == "prompt":
         return cast(Head, head(text, settings, model))
     if kind in ("linear", "pairwise"):
