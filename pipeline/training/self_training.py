@@ -6,7 +6,7 @@ Labels drift when nobody holds them: every round must leave the surest first lab
 does not count (`RETAINED`), and rounds end when hardly any label changes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
@@ -16,19 +16,18 @@ import polars as pl
 from pipeline.arrays import Floats
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.identity import digest
-from pipeline.label_set import LabelVectors
+from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.answers import answered_until, last_rows
 from pipeline.labels.labelling import current_labels
 from pipeline.store import Store
 from pipeline.training.data import read_data
 from pipeline.training.freshness import train_fingerprint
-from pipeline.training.head_labels import label_by_head
-from pipeline.training.heads.base import Head, OnEpoch, TextClassifier
+from pipeline.training.head_labels import Answer, label_by_head
+from pipeline.training.heads.base import OnEpoch, TextClassifier
 from pipeline.training.labelled import Labelled, gather
 from pipeline.training.policies import Rules
 from pipeline.training.recipe import Recipe
 from pipeline.training.selection import answered, chosen
-from pipeline.training.side.encoding import SideEncoding
 from pipeline.training.side.information import read_side
 from pipeline.training.splits import half_of
 from pipeline.training.train import MakeHead
@@ -90,50 +89,27 @@ def self_train(
     Raises:
         InputError: there is nothing to learn from, or side information leaks labels.
     """
-    run = current_labels(store)
-    found = gather(store, None)
+    run, found = current_labels(store), gather(store, None)
+    teacher = _Teacher(store, recipe, run.label_set, text, make_head, encoder)
+    names = dict(zip(found.frame["image_id"], _groups(found.frame), strict=True))
+    # The rules too: of later rounds they decide what is learnt from.
+    fingerprint = digest([train_fingerprint(store, recipe), asdict(rules)])
     first = last = _labels(store, run.table)
     done: list[Round] = []
     table = run.table
-    # The rules too: of later rounds they decide what is learnt from.
-    fingerprint, learnt_until = (
-        train_fingerprint(store, recipe),
-        answered_until(store, run.label_set),
-    )
-
-    def teach(part: Labelled, name: str) -> _Taught:
-        data = read_data(store, part, recipe, run.label_set, encoder)
-        head = make_head(recipe.heads[0], text, data.train.sizes, recipe.settings)
-        head.fit(data.train, data.valid, on_head(name))
-        return _Taught(head, data.side.encoding if data.side else None)
-
-    def ask(taught: _Taught, images: pl.DataFrame, wide: Floats) -> Floats:
-        side = np.empty((len(wide), 0), np.float32)
-        if taught.encoding is not None:
-            known = read_side(store, recipe.side, run.label_set, encoder, images)
-            side = known.encode(taught.encoding)
-        return taught.head.predict_proba(wide, side)
-
-    names = dict(zip(found.frame["image_id"], _groups(found.frame), strict=True))
     for number in range(1, rounds + 1):
-        taught = [
-            teach(_half(found, half), f"half {half + 1} of round {number}") for half in (0, 1)
+        halves = [
+            teacher.teach(_half(found, half), on_head(f"half {half + 1} of round {number}"))
+            for half in (0, 1)
         ]
-
-        def answer(images: pl.DataFrame, wide: Floats, taught: list[_Taught] = taught) -> Floats:
-            """Have each image answered by the head that was taught by the other half."""
-            half = np.array([half_of(names.get(each, each)) for each in images["image_id"]])
-            first_half, second_half = (ask(each, images, wide) for each in taught)
-            return np.where((half == 0)[:, None], second_half, first_half)
-
         written = label_by_head(
             store,
             replace(run.question, refine="none"),
             vectors,
-            answer,
+            _Crossed(halves, names),
             source=f"self-train:{number}",
-            made_of=digest([table, number, fingerprint, asdict(rules)]),
-            learnt_until=learnt_until,
+            made_of=digest([table, number, fingerprint]),
+            learnt_until=answered_until(store, run.label_set),
             now=now,
         )
         labels = _labels(store, written.table)
@@ -149,11 +125,48 @@ def self_train(
 
 
 @dataclass(frozen=True)
-class _Taught:
-    """A head, and how what stands beside its images becomes numbers."""
+class _Teacher:
+    """Fits one head after another by the same recipe."""
 
-    head: Head
-    encoding: SideEncoding | None
+    store: Store
+    recipe: Recipe
+    label_set: LabelSet
+    text: TextClassifier
+    make_head: MakeHead
+    encoder: Callable[[], ImageEncoder]
+
+    def teach(self, found: Labelled, on_epoch: OnEpoch) -> Answer:
+        """Fit a head to the images that are kept; return what answers by it."""
+        data = read_data(self.store, found, self.recipe, self.label_set, self.encoder)
+        head = self.make_head(
+            self.recipe.heads[0], self.text, data.train.sizes, self.recipe.settings
+        )
+        head.fit(data.train, data.valid, on_epoch)
+        encoding = data.side.encoding if data.side else None
+
+        def answer(images: pl.DataFrame, wide: Floats) -> Floats:
+            side = np.empty((len(wide), 0), np.float32)
+            if encoding is not None:
+                beside = self.recipe.side
+                known = read_side(self.store, beside, self.label_set, self.encoder, images)
+                side = known.encode(encoding)
+            return head.predict_proba(wide, side)
+
+        return answer
+
+
+@dataclass(frozen=True)
+class _Crossed:
+    """Has each image answered by the head that was taught by the other half."""
+
+    halves: Sequence[Answer]  # the one taught by half 0, and by half 1
+    names: Mapping[str, str]  # of what an image stays together with, by its id
+
+    def __call__(self, images: pl.DataFrame, wide: Floats) -> Floats:
+        """Return probabilities (n, C)."""
+        half = np.array([half_of(self.names.get(each, each)) for each in images["image_id"]])
+        by_first, by_second = (answer(images, wide) for answer in self.halves)
+        return np.where((half == 0)[:, None], by_second, by_first)
 
 
 def _half(found: Labelled, half: int) -> Labelled:

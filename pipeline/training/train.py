@@ -18,7 +18,7 @@ from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth
 from pipeline.store import Store
 from pipeline.training.comparison import REFINED, ZERO_SHOT, Answers, Line, answers, line
-from pipeline.training.data import SideAlone, read_data
+from pipeline.training.data import Data, SideAlone, read_data
 from pipeline.training.freshness import train_fingerprint, why_not
 from pipeline.training.heads.base import Head, HeadSettings, History, OnEpoch, TextClassifier
 from pipeline.training.labelled import Labelled, gather
@@ -91,53 +91,38 @@ def train(
     if reason:
         raise InputError(f"cannot train: {reason}")
     started = time.monotonic()
-    label_set = current_labels(store).label_set
-    found = gather(store, truth)
+    label_set, found = current_labels(store).label_set, gather(store, truth)
     data = read_data(store, found, recipe, label_set, encoder)
-
-    def fit(kind: str, named: str, source: Source, measured: Source) -> _Fitted:
-        head = make_head(kind, text, source.sizes, recipe.settings)
-        begun = time.monotonic()
-        valid: Source = data.valid if source is data.train else SideAlone(data.valid)
-        history = head.fit(source, valid, on_head(named))
-        took = round(time.monotonic() - begun, 3)
-        return _Fitted(head, history, _ask(head, measured), took)
-
-    fitted = {kind: fit(kind, kind, data.train, data.measured) for kind in recipe.heads}
+    bench = _Bench(data, recipe, text, make_head, on_head)
+    fitted = {kind: bench.fit(kind) for kind in recipe.heads}
     right = data.measured.labels
     lines = [*_labels(found, right)]
     lines += [line(kind, each.said, right, each.seconds) for kind, each in fitted.items()]
     if data.side is not None:
-        if "mlp" not in fitted:
-            alone = fit("mlp", IMAGE_ONLY, data.train, data.measured)
-            lines.append(line(IMAGE_ONLY, alone.said, right, alone.seconds))
-        alone = fit("mlp", SIDE_ONLY, SideAlone(data.train), SideAlone(data.measured))
-        lines.append(line(SIDE_ONLY, alone.said, right, alone.seconds))
+        lines += bench.apart(with_images="mlp" not in fitted)
     kind, why = _choose(fitted, right, by_truth=found.by_truth)
-    best = fitted[kind]
+    best, measured_by = fitted[kind], "truth" if found.by_truth else "agreement"
     about: dict[str, object] = {
         "classes": found.classes,
         "sizes": data.train.sizes,
         "recipe": asdict(recipe),
         "side": data.side.encoding.as_json() if data.side else None,
         "label_set": label_set.model_dump(mode="json"),
-        "encoder": asdict(identity) if (identity := store.identity()) else None,
         "learnt_until": answered_until(store, label_set),
-        "measured_by": "truth" if found.by_truth else "agreement",
+        "encoder": asdict(identity) if (identity := store.identity()) else None,
+        "measured_by": measured_by,
         "comparison": [asdict(each) for each in lines],
         "leakage": asdict(data.side.leakage) if data.side else None,
         "losses": [asdict(epoch) for epoch in best.history.epochs],
     }
-    fingerprint = train_fingerprint(store, recipe)
-    path = save_head(store, best.head, about, fingerprint)
     return TrainSummary(
-        head=path,
+        head=save_head(store, best.head, about, train_fingerprint(store, recipe)),
         kind=kind,
         chosen=why,
         classes=len(found.classes),
         train=len(data.train),
         valid=len(data.valid),
-        measured_by="truth" if found.by_truth else "agreement",
+        measured_by=measured_by,
         measured_on=len(right),
         comparison=lines,
         side=data.side.told if data.side else [],
@@ -146,6 +131,39 @@ def train(
         best_epoch=best.history.best_epoch + 1 if best.history.epochs else None,
         seconds=round(time.monotonic() - started, 3),
     )
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """Where heads are fitted to the same samples, one after another, and asked the same."""
+
+    data: Data
+    recipe: Recipe
+    text: TextClassifier
+    make_head: MakeHead
+    on_head: Callable[[str], OnEpoch]
+
+    def fit(self, kind: str, named: str = "", *, side_alone: bool = False) -> _Fitted:
+        """Fit a head of a kind; `side_alone`: it sees the side information as if it were images."""
+        data = self.data
+        splits: list[Source] = [data.train, data.valid, data.measured]
+        if side_alone:
+            splits = [SideAlone(split) for split in splits]
+        train, valid, measured = splits
+        head = self.make_head(kind, self.text, train.sizes, self.recipe.settings)
+        begun = time.monotonic()
+        history = head.fit(train, valid, self.on_head(named or kind))
+        took = round(time.monotonic() - begun, 3)
+        return _Fitted(head, history, _ask(head, measured), took)
+
+    def apart(self, *, with_images: bool) -> list[Line]:
+        """Compare what the image and the side information say each by itself."""
+        found = {}
+        if with_images:
+            found[IMAGE_ONLY] = self.fit("mlp", IMAGE_ONLY)
+        found[SIDE_ONLY] = self.fit("mlp", SIDE_ONLY, side_alone=True)
+        right = self.data.measured.labels
+        return [line(name, each.said, right, each.seconds) for name, each in found.items()]
 
 
 def _labels(found: Labelled, right: Ints) -> list[Line]:
