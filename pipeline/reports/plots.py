@@ -104,9 +104,11 @@ def losses_png(losses: Sequence[tuple[float, float]], *, head: str) -> bytes:
         head: its name.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(6, 4), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no half an epoch
     epochs = range(1, len(losses) + 1)
     training, validation = zip(*losses, strict=True)
     axes.plot(epochs, training, color=_BLUE, label="training")
