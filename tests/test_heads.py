@@ -138,11 +138,10 @@ def linear_objective(samples: Samples, settings: HeadSettings, text: TextClassif
         for row, label, weight, soft in zip(x, samples.labels, samples.weights, softs, strict=True):
             logits = text.scale * text.vectors @ row + move @ ((row - mean) / spread) + bias
             log_p = logits - np.log(np.exp(logits).sum())
-            target = soft if settings.soft_targets else np.eye(classes)[label]
-            eps = settings.label_smoothing
-            target = target * (1 - eps) + eps / classes
+            target = soft if settings.soft_targets else np.eye(classes)[label]  # never smoothed
             total -= float(weight) * float(target @ log_p)
-        return total / float(samples.weights.sum()) + settings.pull / 2 * float(flat @ flat)
+        pull = settings.pull * max(1, 1000 / len(x))
+        return total / float(samples.weights.sum()) + pull / 2 * float(flat @ flat)
 
     def layer(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         slope = flat[: classes * width].reshape(classes, width) / spread
@@ -154,7 +153,7 @@ def linear_objective(samples: Samples, settings: HeadSettings, text: TextClassif
 @pytest.mark.parametrize("changed", [{}, {"label_smoothing": 0.1}, {"soft_targets": True}])
 def test_linear_finds_the_minimum_that_scipy_finds(changed: dict[str, object]) -> None:
     samples = noisy(40, 0)
-    settings = replace(SETTINGS, pull=0.05, max_epochs=200, **changed)  # type: ignore[arg-type]
+    settings = replace(SETTINGS, pull=0.002, max_epochs=200, **changed)  # type: ignore[arg-type]
     objective, layer = linear_objective(samples, settings, TEXT)
     found = minimize(objective, np.zeros(27), method="BFGS", options={"gtol": 1e-6})
     weights, bias = layer(found.x)
@@ -163,6 +162,21 @@ def test_linear_finds_the_minimum_that_scipy_finds(changed: dict[str, object]) -
     assert head.save().tensors["weights"] == pytest.approx(weights, abs=2e-3)
     assert head.save().tensors["bias"] == pytest.approx(bias, abs=2e-3)
     assert history.epochs[-1].train_loss == pytest.approx(found.fun, abs=1e-6)
+
+
+def test_linear_pulls_few_samples_harder_and_a_thousand_as_it_is_told() -> None:
+    """Every sample twice is the same mean loss: only the pull can tell them apart."""
+    once = noisy(500, 0)
+    twice = once.take(np.tile(np.arange(500), 2))
+    four_times = once.take(np.tile(np.arange(500), 4))
+    heads = []
+    for samples, pull in ((once, 0.01), (twice, 0.02), (twice, 0.01), (four_times, 0.01)):
+        head = LinearHead(TEXT, replace(SETTINGS, pull=pull, max_epochs=200))
+        head.fit(samples, samples, unheard)
+        heads.append(head.save().tensors["weights"].astype(np.float64))
+    assert heads[0] == pytest.approx(heads[1], abs=2e-3)
+    assert heads[2] == pytest.approx(heads[3], abs=2e-3)
+    assert np.abs(heads[0] - heads[2]).max() > 0.01
 
 
 def test_linear_in_any_order_and_in_batches_is_the_same_head(

@@ -32,6 +32,7 @@ KINDS = [
     "selections/default/*.parquet",
     "models/head/head.json",
     "models/head/*.safetensors",
+    "models/head/losses.png",
     "cache/label-vectors/*.npz",
     "runs/*/summary.json",
     "runs/*/contact-sheet.png",
@@ -184,7 +185,7 @@ def test_vectors_deleted_by_hand_are_noticed_by_the_next_run_alone(
 ) -> None:
     only(store, "embeddings/*.parquet").unlink()
     assert plan(demo_config(store)).any
-    with pytest.raises(StoreError, match=r"242 labelled images have no vector"):
+    with pytest.raises(StoreError, match=r"\d+ labelled images have no vector"):
         training.train(demo_config(store))
     assert run_again(store).embed.embedded == 242
     require_equal(store, final_tables(demo_store))
