@@ -115,33 +115,32 @@ def label_vectors(config: Config) -> LabelVectors:
     return embed_labels(label_set(config), encoder(config))
 
 
-def stored_label_vectors(config: Config, store: Store) -> LabelVectors:
-    """Return the vectors of the config's label set from the store's cache.
+def stored_label_vectors(
+    config: Config, store: Store, classes: LabelSet | None = None
+) -> LabelVectors:
+    """Return the vectors of a label set, the config's own where it is None, from the store's cache.
 
     The first time they are made: only then is the model loaded.
     """
     from pipeline.clip.prompts import cached_label_vectors
 
-    return cached_label_vectors(store, label_set(config), lambda: encoder(config))
+    return cached_label_vectors(store, classes or label_set(config), lambda: encoder(config))
 
 
 def text_classifier(
     config: Config, store: Store, classes: LabelSet
 ) -> "tuple[TextClassifier, LabelVectors]":
-    """Return what the texts of a label set say of the store's images, and their vectors.
-
-    The first time they are made: only then is the model loaded.
+    """Return what the texts of a label set say of the store's images, and `stored_label_vectors`.
 
     Raises:
         InputError: the store holds no embeddings yet.
     """
-    from pipeline.clip.prompts import cached_label_vectors
     from pipeline.training.heads.base import TextClassifier
 
     identity = store.identity()
     if identity is None:
         raise InputError(f"{store.location}: holds no embeddings yet; `pseudolabel run` makes them")
-    vectors = cached_label_vectors(store, classes, lambda: encoder(config))
+    vectors = stored_label_vectors(config, store, classes)
     names = tuple(classes.names)
     return TextClassifier(names, vectors.classes, identity.logit_scale), vectors
 

@@ -8,23 +8,25 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows import resources
-from flows.asking import Asked
 from flows.progress import listener
 from flows.stale import recipe, select_settings
 from pipeline.config import Config
-from pipeline.labels.label_runs import run_of
+from pipeline.labels.label_runs import run_of, use_run
 from pipeline.labels.labelling import current_labels
 from pipeline.opening import open_store
+from pipeline.store import Store
+from pipeline.training.freshness import FOLDER
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     import polars as pl
 
+    from flows.asking import Asked
     from pipeline.training.head_labels import HeadLabels
     from pipeline.training.heads.base import Epoch, OnEpoch
     from pipeline.training.self_training import SelfTraining
     from pipeline.training.train import MakeHead, TrainSummary
 
-_LOSSES = "models/head/losses.png"
+_LOSSES = f"{FOLDER}/losses.png"
 
 
 def train(config: Config) -> "TrainSummary":
@@ -55,8 +57,6 @@ def train(config: Config) -> "TrainSummary":
 
 def predict(config: Config, *, use: bool) -> "HeadLabels":
     """Label every image of the store by the saved head; with `use` these labels come into force."""
-    from pipeline.labels.audit import bring_up
-    from pipeline.labels.label_runs import use_run
     from pipeline.training.predict import predict_store
 
     store = open_store(config.store)
@@ -64,18 +64,17 @@ def predict(config: Config, *, use: bool) -> "HeadLabels":
     written = predict_store(
         store,
         lambda label_set: resources.question(config, store, label_set),
-        lambda label_set: resources.text_classifier(config, store, label_set)[1],
+        lambda label_set: resources.stored_label_vectors(config, store, label_set),
         encoder=lambda: resources.encoder(config),
         now=datetime.now(UTC),
-        on_progress=_on_images(),
+        on_progress=lambda images: listener.get().advance(images, 0),
     )
     if use:
-        use_run(store, run_of(written.table), now=datetime.now(UTC))
-        bring_up(store)
+        _put_in_force(store, written.table)
     return written
 
 
-def predict_files(config: Config, asked: Asked) -> "pl.DataFrame":
+def predict_files(config: Config, asked: "Asked") -> "pl.DataFrame":
     """Return path, label, score, topk_labels and topk_scores of images that no store need know.
 
     Raises:
@@ -100,8 +99,6 @@ def self_train(config: Config, *, use: bool) -> "SelfTraining":
 
     Not one that does not count.
     """
-    from pipeline.labels.audit import bring_up
-    from pipeline.labels.label_runs import use_run
     from pipeline.training.self_training import self_train as train_in_rounds
 
     store = open_store(config.store)
@@ -118,9 +115,16 @@ def self_train(config: Config, *, use: bool) -> "SelfTraining":
         on_head=_on_head(config),
     )
     if use:
-        use_run(store, run_of(summary.table), now=datetime.now(UTC))
-        bring_up(store)
+        _put_in_force(store, summary.table)
     return summary
+
+
+def _put_in_force(store: Store, table: str) -> None:
+    """Turn to a label run, with the confidences that answers give."""
+    from pipeline.labels.audit import bring_up
+
+    use_run(store, run_of(table), now=datetime.now(UTC))
+    bring_up(store)
 
 
 def _device(config: Config) -> str:
@@ -152,8 +156,3 @@ def _on_head(config: Config) -> "Callable[[str], OnEpoch]":
         return epoch
 
     return begin
-
-
-def _on_images() -> Callable[[int], None]:
-    heard = listener.get()
-    return lambda images: heard.advance(images, 0)

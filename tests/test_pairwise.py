@@ -11,28 +11,20 @@ from scipy.special import softmax
 from pipeline.arrays import Floats, unit_rows
 from pipeline.errors import InputError
 from pipeline.training.fitting import Batch
-from pipeline.training.heads.base import Epoch, HeadSettings, PairLoss, TextClassifier
+from pipeline.training.heads.base import Epoch, PairLoss, TextClassifier
 from pipeline.training.heads.pairwise import PairwiseHead, Projection, Siamese, objective
 from pipeline.training.pair_losses import contrast_of_images, triplet
 from pipeline.training.samples import Samples
 from pipeline.training.scaling import matched_scale
+from tests.heads import SETTINGS as OF_ALL
 
-SETTINGS = HeadSettings(
-    loss="cross-entropy",
-    label_smoothing=0.0,
-    soft_targets=False,
+SETTINGS = replace(
+    OF_ALL,
     mixup=0.4,  # to be left out
     pull=1.0,
     hidden=16,
-    dropout=0.0,
-    fusion="concat",
-    learning_rate=1e-2,
-    weight_decay=0.0,
-    batch_size=32,
     max_epochs=40,
     patience=40,
-    seed=0,
-    device="cpu",
     image_pairs=1.0,
 )
 RNG = np.random.default_rng(5)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.arrays import Floats
+from pipeline.captions import GREEDY, CaptionRun, turn_to
 from pipeline.catalog import present_images
 from pipeline.errors import InputError
 from pipeline.label_set import LabelSet
@@ -196,7 +197,7 @@ def test_captions_are_those_in_force_and_without_any_it_says_what_to_do(
     row = {"image_id": "2", "caption": "a dog at sea"}
     store.write_part("captions/x1", "1", pa.Table.from_pylist([row], schema))
     before = side_state(store, SideSettings("captions"))
-    store.put_json("captions/current.json", {"table": "captions/x1"})
+    turn_to(store, CaptionRun("captions/x1", "some model", "0" * 32, GREEDY))
     assert masked_texts(store, "captions", images, CLASSES) == ["", "a at sea"]
     assert side_state(store, SideSettings("captions")) != before
 

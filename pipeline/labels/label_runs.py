@@ -10,8 +10,8 @@ from datetime import datetime
 import numpy as np
 
 from pipeline.errors import DamagedFileError, InputError, StoreError
-from pipeline.labels.labelling import CURRENT, current_table, missing_parts
-from pipeline.labels.provenance import Provenance, provenance, record
+from pipeline.labels.labelling import current_table, missing_parts
+from pipeline.labels.provenance import CURRENT, Provenance, provenance, record
 from pipeline.store import Store
 
 _NEVER = ""  # sorts before every time

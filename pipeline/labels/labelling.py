@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.identity import EncoderIdentity
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.confidence import held_calibration, mark, with_confidence
-from pipeline.labels.provenance import record
+from pipeline.labels.provenance import CURRENT, record
 from pipeline.labels.question import LabelRun, Question
 from pipeline.labels.refinement import METHODS, Method
 from pipeline.labels.refining import Neighbourhood, Refiner
@@ -33,7 +33,6 @@ from pipeline.tables import LABELS
 
 logger = logging.getLogger(__name__)
 
-CURRENT = "labels/current.json"
 _SMALLER = "of_smaller_store"  # key: the table that answered this question before
 _BLOCK_BYTES = 1 << 20  # of scores at a time: every pass over them finds them in a core's cache
 _BLOCK_ROWS = 256  # at least, or a large label set is fetched from memory for few images
@@ -209,7 +208,7 @@ def recover_vectors(store: Store, *, now: datetime) -> None:
 
 def _turn_to(store: Store, run: LabelRun) -> None:
     """Put a label run in force; clear away what its like of a smaller store had superseded."""
-    content = {**vars(run), "label_set": run.label_set.model_dump(mode="json")}
+    content = run.as_json()
     before, now = store.get_json(CURRENT), datetime.now(UTC)
     smaller = str(before.pop(_SMALLER, ""))
     turned = before != content

@@ -13,7 +13,7 @@ from pipeline.parts import span
 from pipeline.store import Store
 
 _FILE = "run.json"
-_CURRENT = "labels/current.json"  # as `labelling.CURRENT`, which stands above
+CURRENT = "labels/current.json"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def record(store: Store, asked: dict[str, Any], *, turned: bool, now: datetime) 
     if held and held.state == state and held.asked == asked and not turned:
         return
     # Of a run in force, of a version that kept nothing of it, this is the first that is known.
-    known_since = time if store.get_json(_CURRENT).get("table") == table else ""
+    known_since = time if store.get_json(CURRENT).get("table") == table else ""
     parts = store.parts(table)
     rows = store.rows(table, *parts)
     told = Provenance(

@@ -1,6 +1,7 @@
 """What is asked of the images of a store, and the table that holds the answers."""
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.label_set import LabelSet
@@ -47,3 +48,7 @@ class LabelRun(Question):
     def question(self) -> Question:
         """What was asked."""
         return Question(**{field.name: getattr(self, field.name) for field in fields(Question)})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as labels/current.json and run.json keep it."""
+        return {**vars(self), "label_set": self.label_set.model_dump(mode="json")}

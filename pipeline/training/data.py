@@ -19,7 +19,7 @@ from pipeline.training.recipe import Recipe
 from pipeline.training.samples import Samples, Source
 from pipeline.training.selection import ANSWER_WEIGHT
 from pipeline.training.side.encoding import SideEncoding
-from pipeline.training.side.information import SideInformation, read_side
+from pipeline.training.side.information import read_side
 from pipeline.training.streaming import StoredSamples
 
 _IN_MEMORY = 1 << 30  # bytes of vectors to train on; more are read anew for each epoch
@@ -90,10 +90,19 @@ def read_data(
     """
     train, valid, measured = found.rows("train"), found.rows("valid"), found.measured()
     info = encoding = None
+    seen, groups = train[:0], train[:0]
     if recipe.side:
         images = found.frame.select("image_id", "path")
         info = read_side(store, recipe.side, label_set, encoder, images)
         encoding = info.fit(train)
+        seen, groups = _drawn(found, train)
+    identity = store.identity()
+    width = identity.dimension if identity else 0
+    in_memory = len(train) * width * np.dtype(np.float32).itemsize <= _IN_MEMORY
+    lists = (train if in_memory else train[:0], valid, measured, seen)
+    of_train, of_valid, of_measured, of_seen = vectors_of(
+        store, *(found.frame["image_id"][rows].to_list() for rows in lists)
+    )
 
     def beside(rows: Ints) -> Floats:
         if info is None or encoding is None:
@@ -102,39 +111,47 @@ def read_data(
 
     side = None
     if info is not None and encoding is not None:
-        leakage = _leakage(store, found, train, info, encoding)
+        texts = None if info.texts is None else [info.texts[row] for row in seen]
+        labels = found.index_of("label", seen)
+        drawn = Drawn(labels, groups, images=of_seen, side=beside(seen), texts=texts)
+        leakage = find_leakage(drawn, found.classes, encoding)
         leakage.require(allow=recipe.allow_leakage)
         side = Side(encoding, info.told(), leakage)
-    reader = _Reader(store, found, soft=recipe.settings.soft_targets)
+    sampler = _Sampler(found, soft=recipe.settings.soft_targets)
     return Data(
-        reader.source(train, beside(train)),
-        reader.samples(valid, beside(valid), "label"),
-        reader.samples(measured, beside(measured), "right"),
+        sampler.samples(train, of_train, beside(train), "label")
+        if in_memory
+        else sampler.stored(store, train, beside(train)),
+        sampler.samples(valid, of_valid, beside(valid), "label"),
+        sampler.samples(measured, of_measured, beside(measured), "right"),
         side,
     )
 
 
-class _Reader:
+def _drawn(found: Labelled, train: Ints) -> tuple[Ints, Ints]:
+    """Return the rows that the leakage guard looks at, and numbers of what stays together."""
+    part = found.frame[train]
+    names = part.select(pl.coalesce("split_group", "image_id")).to_series()
+    groups = names.rank("dense").to_numpy().astype(np.int64)
+    rows = draw(part["image_id"].to_list(), part["label"].to_list(), groups)
+    return train[rows], groups[rows]
+
+
+class _Sampler:
     """Rows of the frame to samples."""
 
-    def __init__(self, store: Store, found: Labelled, *, soft: bool) -> None:
-        self._store, self._found, self._soft = store, found, soft
+    def __init__(self, found: Labelled, *, soft: bool) -> None:
+        self._found, self._soft = found, soft
 
-    def source(self, rows: Ints, side: Floats) -> Source:
-        """Return the samples of some rows, in memory where they fit."""
-        identity = self._store.identity()
-        width = identity.dimension if identity else 0
-        if len(rows) * width * np.dtype(np.float32).itemsize <= _IN_MEMORY:
-            return self.samples(rows, side, "label")
+    def stored(self, store: Store, rows: Ints, side: Floats) -> Source:
+        """Return the samples of some rows, whose vectors stay in the store."""
         ids = self._found.frame["image_id"][rows].to_list()
         labels, weights = self._found.index_of("label", rows), self._weights(rows)
         soft = self._targets(rows) if self._soft else None
-        return StoredSamples(self._store, ids, labels, weights, side, soft)
+        return StoredSamples(store, ids, labels, weights, side, soft)
 
-    def samples(self, rows: Ints, side: Floats, labels: str) -> Samples:
+    def samples(self, rows: Ints, vectors: Floats, side: Floats, labels: str) -> Samples:
         """Return the samples of some rows, in memory; `labels` is the column they have."""
-        part = self._found.frame[rows]
-        vectors = vectors_of(self._store, part["image_id"].to_list())
         soft = self._targets(rows) if self._soft and labels == "label" else None
         return Samples(vectors, side, self._found.index_of(labels, rows), self._weights(rows), soft)
 
@@ -151,22 +168,3 @@ class _Reader:
         weights = self._found.frame["weight"][rows].fill_null(0.0).to_numpy().astype(np.float32)
         least: Floats = np.maximum(weights, np.float32(_LEAST_WEIGHT))
         return least
-
-
-def _leakage(
-    store: Store, found: Labelled, train: Ints, info: SideInformation, encoding: SideEncoding
-) -> LeakageFinding:
-    part = found.frame[train]
-    names = part.select(pl.coalesce("split_group", "image_id")).to_series()
-    groups = names.rank("dense").to_numpy().astype(np.int64)
-    rows = draw(part["image_id"].to_list(), part["label"].to_list(), groups)
-    chosen, seen = train[rows], part[rows]
-    texts = None if info.texts is None else [info.texts[row] for row in chosen]
-    drawn = Drawn(
-        labels=found.index_of("label", chosen),
-        groups=groups[rows],
-        images=vectors_of(store, seen["image_id"].to_list()),
-        side=info.encode(encoding, chosen),
-        texts=texts,
-    )
-    return find_leakage(drawn, found.classes, encoding)

@@ -88,8 +88,7 @@ def label_by_head(
         labelled += len(rows)
         on_progress(len(rows))
     run = LabelRun(**vars(question), table=table, source=source, learnt_until=learnt_until)
-    asked = {**vars(run), "label_set": run.label_set.model_dump(mode="json")}
-    record(store, asked, turned=False, now=now)
+    record(store, run.as_json(), turned=False, now=now)
     return HeadLabels(table, labelled)
 
 

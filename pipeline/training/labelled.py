@@ -3,6 +3,7 @@
 Shapes: N images, D embedding dimensions, C classes, K labels kept of each image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,24 +129,32 @@ def soft_targets(frame: pl.DataFrame, classes: list[str]) -> Floats:
     return table
 
 
-def vectors_of(store: Store, ids: list[str]) -> Floats:
-    """Return the vectors (N, D) of some images, row by row.
+def vectors_of(store: Store, *wanted: Sequence[str]) -> list[Floats]:
+    """Return, for each of some lists of image ids, their vectors (N, D), row by row.
+
+    The store is gone through once, for all lists together.
 
     Raises:
-        StoreError: one has none: its part was deleted by hand.
+        StoreError: an image has no vector: its part was deleted by hand.
     """
-    place = {image_id: row for row, image_id in enumerate(ids)}
     identity = store.identity()
-    vectors = np.zeros((len(ids), identity.dimension if identity else 0), np.float32)
+    width = identity.dimension if identity else 0
+    places = [{image_id: row for row, image_id in enumerate(ids)} for ids in wanted]
+    vectors = [np.zeros((len(ids), width), np.float32) for ids in wanted]
     for _, found, part in iterate_vectors(store):
-        wanted = [(place[i], row) for row, i in enumerate(found) if i in place]
-        if wanted:
-            targets, sources = zip(*wanted, strict=True)
-            vectors[list(targets)] = part[list(sources)]
-    bare = int((~vectors.any(axis=1)).sum())
+        for place, held in zip(places, vectors, strict=True):
+            pairs = [(place[i], row) for row, i in enumerate(found) if i in place]
+            if pairs:
+                targets, sources = zip(*pairs, strict=True)
+                held[list(targets)] = part[list(sources)]
+    bare = {
+        ids[row]
+        for ids, held in zip(wanted, vectors, strict=True)
+        for row in np.flatnonzero(~held.any(axis=1)).tolist()
+    }
     if bare:
         raise StoreError(
-            f"{store.location}: {bare} labelled images have no vector: their file is gone from "
-            "embeddings/. `pseudolabel verify`, then `pseudolabel run`, makes them again"
+            f"{store.location}: {len(bare)} labelled images have no vector: their file is gone "
+            "from embeddings/. `pseudolabel verify`, then `pseudolabel run`, makes them again"
         )
     return vectors

@@ -5,21 +5,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import InputError
+from pipeline.sections import HEAD_KINDS
 from pipeline.training.heads.base import Head, HeadSettings, Saved, TextClassifier
 
 if TYPE_CHECKING:
     from pipeline.clip.loading import LoadedModel  # it loads torch and open_clip
-
-# kind -> module and class; the classes know how to `load`.
-_HOMES = {
-    "linear": ("linear", "LinearHead"),
-    "logistic": ("logistic", "LogisticHead"),
-    "mlp": ("mlp", "MlpHead"),
-    "multimodal": ("multimodal", "MultimodalHead"),
-    "pairwise": ("pairwise", "PairwiseHead"),
-    "prompt": ("prompt", "PromptHead"),
-}
-KINDS = tuple(_HOMES)
 
 
 def make_head(
@@ -32,7 +22,7 @@ def make_head(
     """Return an unfitted head.
 
     Args:
-        kind: one of KINDS.
+        kind: one of HEAD_KINDS.
         text: its classes, and what their texts say of an image.
         sizes: D and S.
         settings: of fitting.
@@ -63,7 +53,7 @@ def load_head_of(kind: str, saved: Saved) -> Head:
 
 
 def _class_of(kind: str) -> Any:
-    if kind not in _HOMES:
-        raise InputError(f"there is no head {kind!r}; there are {', '.join(KINDS)}")
-    module, name = _HOMES[kind]
-    return getattr(import_module(f"pipeline.training.heads.{module}"), name)
+    """Return the class of a kind: that of "mlp" is MlpHead in mlp.py, and so on."""
+    if kind not in HEAD_KINDS:
+        raise InputError(f"there is no head {kind!r}; there are {', '.join(HEAD_KINDS)}")
+    return getattr(import_module(f"pipeline.training.heads.{kind}"), f"{kind.capitalize()}Head")

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.captions import current_captions
 from pipeline.identity import digest
 from pipeline.store import Store
 
@@ -30,17 +31,11 @@ def side_state(store: Store, side: SideSettings) -> str:
     if side.text == SHARDS or side.text.startswith(FIELD):
         text = store.state("side_info")
     elif side.text == CAPTIONS:
-        table = captions_table(store)
-        text = store.state(table) if table else None
+        run = current_captions(store)
+        text = store.state(run.table) if run else None
     elif side.text not in (NONE, FILE_NAME):
         text = _content(side.text)
     return digest([asdict(side), text, _content(side.columns) if side.columns else None])
-
-
-def captions_table(store: Store) -> str | None:
-    """Return the table of captions in force; None where `pseudolabel caption` wrote none yet."""
-    table = store.get_json(f"{CAPTIONS}/current.json").get("table")
-    return str(table) if table else None
 
 
 def _content(file: str) -> str | None:

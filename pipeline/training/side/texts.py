@@ -14,20 +14,14 @@ import polars as pl
 
 from pipeline.arrays import Floats, Ints
 from pipeline.caching import cached_arrays, keep_arrays
+from pipeline.captions import captions_of, current_captions
 from pipeline.catalog import side_info
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.identity import digest
 from pipeline.label_set import LabelSet
 from pipeline.store import Store
-from pipeline.training.side.settings import (
-    CAPTIONS,
-    FIELD,
-    FILE_NAME,
-    NONE,
-    SHARDS,
-    captions_table,
-)
+from pipeline.training.side.settings import CAPTIONS, FIELD, FILE_NAME, NONE, SHARDS
 from pipeline.training.side.table import find_rows, read_table
 from pipeline.training.side.words import without, words_of, words_of_name
 
@@ -105,14 +99,12 @@ def _texts(store: Store, kind: str, images: pl.DataFrame) -> list[str]:
 
 
 def _captions(store: Store) -> dict[str, str]:
-    table = captions_table(store)
-    if table is None:
+    if current_captions(store) is None:
         raise InputError(
             f"{store.location} holds no captions yet: `pseudolabel caption` writes them, or choose "
             "another train.side_text"
         )
-    rows = store.read(table, ["image_id", "caption"])
-    return {image_id: caption or "" for image_id, caption in rows.iter_rows()}
+    return captions_of(store)
 
 
 def _told_by_shards(store: Store, field: str) -> dict[str, str]:
