@@ -30,6 +30,10 @@ class Asked:
     vectors: Floats  # (n, D), rows of unit length
     refused: dict[str, str]  # files found in folders that are no picture, and why
 
+    def left_out(self) -> list[dict[str, str | None]]:
+        """Return a row for each file that has no label, with the reason: nothing is lost."""
+        return [{"path": path, "label": None, "reason": why} for path, why in self.refused.items()]
+
 
 def files_of(given: list[Path]) -> dict[str, bool]:
     """Return files in order, those of folders expanded, and whether the user named each one.

@@ -50,6 +50,12 @@ def show(title: str, rows: Table) -> None:
     out.print(rows)
 
 
+def tell_refused(refused: dict[str, str]) -> None:
+    """Note the files that were left out, and why each was."""
+    for name, reason in refused.items():
+        notes.print(f"  left out: {name}: {reason}", style="red", soft_wrap=True)
+
+
 def percent(share: float | None) -> str:
     """Return 0.934 as 93.4 %, and nothing as a dash."""
     return "-" if share is None else f"{100 * share:.1f} %"

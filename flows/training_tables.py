@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from flows.console import notes, out, percent, print_json, show, table
+from flows.console import out, percent, print_json, show, table, tell_refused
 from pipeline.config import Config
 from pipeline.labels.label_runs import run_of
 
@@ -68,8 +68,7 @@ def show_file_predictions(rows: pl.DataFrame, refused: dict[str, str]) -> None:
     for path, label, score in rows.select("path", "label", "score").iter_rows():
         shown.add_row(path, label, percent(score))
     show("Predictions of the trained head", shown)
-    for name, reason in refused.items():
-        notes.print(f"  left out: {name}: {reason}", style="red", soft_wrap=True)
+    tell_refused(refused)
 
 
 def _what_of(table_name: str, *, used: bool) -> str:

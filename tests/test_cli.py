@@ -69,6 +69,22 @@ def test_classify_answers_for_one_image_without_a_store(command: Command) -> Non
     assert not list(Path.cwd().iterdir())
 
 
+def test_classify_names_the_files_of_a_folder_that_are_no_picture(command: Command) -> None:
+    Path("drop").mkdir()
+    Path("drop/kiwi.jpg").write_bytes(Path(KIWI).read_bytes())
+    Path("drop/torn.jpg").write_bytes(b"\xff\xd8 no more")
+    asked = ("classify", "drop", "--labels", "a kiwi,a dog", "--model", TINY)
+    answers = command.json(*asked)
+    told = {Path(answer["path"]).name: answer["label"] for answer in answers}
+    assert told == {"kiwi.jpg": "a kiwi", "torn.jpg": None}
+    assert answers[1]["reason"]
+    result = command(*asked)
+    assert result.code == 0
+    assert f"left out: {answers[1]['path']}: {answers[1]['reason']}" in result.err
+    Path("drop/kiwi.jpg").unlink()
+    assert f"is a picture: {answers[1]['path']}: {answers[1]['reason']}" in command(*asked).err
+
+
 @pytest.mark.parametrize(("k", "count"), [("1", 1), ("2", 2), ("10", 3)])
 def test_classify_gives_k_labels_or_all_there_are(command: Command, k: str, count: int) -> None:
     [answer] = command.json(*classify("kiwi,dog,cat", "-k", k))
@@ -210,8 +226,11 @@ def test_search_evaluate_export_status_and_predict(
     status = command.json("status", *store)
     assert status["files"] == {"ok": 243, "unreadable": 2}
     assert status["indexed"] == 242
-    [answer] = command.json("predict", KIWI, *store)
-    assert answer["label"] == "kiwi"
+    assert [a["label"] for a in command.json("predict", KIWI, *store)] == ["kiwi"]
+    Path("drop").mkdir()
+    Path("drop/torn.jpg").write_bytes(b"\xff\xd8 no more")
+    answers = command.json("predict", KIWI, "drop", *store)
+    assert [answer["label"] for answer in answers] == ["kiwi", None]
 
 
 def test_init_writes_a_config_that_runs(command: Command, tmp_path: Path) -> None:

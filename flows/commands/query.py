@@ -37,7 +37,7 @@ def classify(
     """Zero-shot answers for single images; no store is needed."""
     from flows import resources
     from flows.asking import files_of, vectors_of_files
-    from flows.console import percent, print_json, show, table
+    from flows.console import percent, print_json, show, table, tell_refused
     from flows.settings import resolve
     from pipeline.labels.classify import classify as classify_vectors
 
@@ -65,7 +65,8 @@ def classify(
         abstain_below=resolved.labels.abstain_below,
     )
     if as_json:
-        print_json([{"path": p, **asdict(a)} for p, a in zip(asked.names, answers, strict=True)])
+        told = [{"path": p, **asdict(a)} for p, a in zip(asked.names, answers, strict=True)]
+        print_json([*told, *asked.left_out()])
         return
     for path, answer in zip(asked.names, answers, strict=True):
         note = "" if answer.label else "  (abstained)"
@@ -73,6 +74,7 @@ def classify(
         for entry in answer.top:
             shown.add_row(entry.label, percent(entry.score))
         show(f"{path}{note}", shown)
+    tell_refused(asked.refused)
 
 
 def search(

@@ -159,6 +159,6 @@ def predict(
         asked = vectors_of_files(resolved, files_of(images))
         rows = training.predict_files(resolved, asked)
     if as_json:
-        print_json(rows.to_dicts())
+        print_json([*rows.to_dicts(), *asked.left_out()])
         return
     training_tables.show_file_predictions(rows, asked.refused)
