@@ -1,28 +1,35 @@
-"""A FAISS index over the store's vectors. It is a cache: Parquet is the truth it is built from.
+"""The search index over the store's vectors. It is a cache: Parquet is the truth it is built from.
 
-An index is two files that share a name, the vectors and the image id of each row, and a pointer,
-`index/current.json`, that is turned to them when both are there. Rows are found by number, so the
-two are only ever written together.
 Shapes: N images in the index, Q queries, D embedding dimensions, K neighbours asked for.
 """
 
-import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from functools import cached_property
 
-import faiss
 import numpy as np
 import polars as pl
 
-from pipeline.arrays import Floats, Halves, Ints, require_unit_rows
+from pipeline.arrays import Bools, Floats, Halves, Ints, require_unit_rows
 from pipeline.errors import DamagedFileError, InputError
 from pipeline.parts import name_sum, uncovered
+from pipeline.search.exact import ExactRows, Neighbours
+from pipeline.search.pointer import (
+    CURRENT,
+    Pointer,
+    encoder_digest,
+    index_files,
+    indexed,
+    is_current,
+    read_pointer,
+    write_pointer,
+)
+from pipeline.search.segments import merged, read_segment, write_segment
 from pipeline.store import Store
-from pipeline.vectors import iterate_vectors
+from pipeline.vectors import read_vectors
 
-CURRENT = "index/current.json"
-_KINDS = ("faiss", "parquet")
+__all__ = ["CURRENT", "Neighbours", "index_files", "indexed", "is_current"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,74 +42,78 @@ class IndexSummary:
     added: int  # by this update
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest images of each query, most similar first."""
-
-    rows: Ints  # (Q, K) rows of the index; -1 where there were fewer than K
-    cosines: Floats  # (Q, K); -inf where there were fewer than K
-
-
 class SearchIndex:
-    """An exact index in half precision: what it compares are the stored vectors themselves."""
+    """The vectors of a store by row, and who is near whom.
 
-    def __init__(self, index: faiss.Index, ids: list[str], parts: list[str]) -> None:
+    It keeps what it was opened with: a newer index that comes into force meanwhile is another one.
+    """
+
+    def __init__(self, exact: ExactRows, parts: Sequence[str] = ()) -> None:
         """Use `load_index` or `update_index`."""
-        self._index, self.ids, self.parts = index, ids, parts
+        self.exact, self.parts = exact, list(parts)
 
     @classmethod
     def empty(cls, dimension: int) -> "SearchIndex":
         """Return an index without vectors."""
-        kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        return cls(faiss.IndexScalarQuantizer(dimension, kind, metric), [], [])
+        return cls(ExactRows(dimension))
 
-    def add(self, ids: list[str], vectors: Halves) -> None:
+    def add(self, ids: Sequence[str], vectors: Halves) -> None:
         """Append vectors (n, D)."""
-        if ids:
-            self._index.add(np.ascontiguousarray(vectors, np.float32))
-        self.ids += ids
+        self.exact.append(ids, vectors)
+        self.__dict__.pop("ids", None)
 
-    def search(self, queries: Floats, k: int, among: Ints | None = None) -> Neighbours:
+    @cached_property
+    def ids(self) -> list[str]:
+        """The image of each row."""
+        return self.exact.ids.to_list()
+
+    def search(
+        self,
+        queries: Floats,
+        k: int,
+        among: Ints | Bools | None = None,
+        *,
+        exact: bool = False,  # noqa: ARG002
+    ) -> Neighbours:
         """Find the K nearest images of each query by cosine.
 
         Args:
             queries: (Q, D), rows of unit length.
             k: neighbours per query, at least 1.
-            among: only these rows of the index; all when None.
+            among: only these rows of the index, or a mark for each (N,) bool; all when None.
+            exact: compare with every row that may answer, however many there are.
 
         Raises:
-            ValueError: a query is not of unit length or of another dimension, or k < 1.
+            ValueError: a query is not of unit length or of another dimension, k < 1, or `among`
+                names a row that is not there.
         """
         require_unit_rows("queries", queries)
-        if queries.shape[1] != self._index.d:
-            raise ValueError(f"queries are {queries.shape[1]} wide, the index {self._index.d}")
+        if queries.shape[1] != self.dimension:
+            raise ValueError(f"queries are {queries.shape[1]} wide, the index {self.dimension}")
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        parameters = None
-        if among is not None:
-            selector = faiss.IDSelectorBatch(np.ascontiguousarray(among, np.int64))
-            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        contiguous = np.ascontiguousarray(queries, np.float32)
-        cosines, rows = self._index.search(contiguous, k, params=parameters)
-        return Neighbours(rows=rows, cosines=np.where(rows < 0, -np.inf, cosines))
+        return self.exact.search(queries, k, _marks(among, len(self)))
 
     def vectors(self, rows: Ints) -> Floats:
         """Return the stored vectors of some rows, (len(rows), D)."""
-        found: Floats = self._index.reconstruct_batch(rows)
-        return found
+        return self.exact.vectors(rows)
 
     @property
     def dimension(self) -> int:
         """Return D."""
-        return int(self._index.d)
+        return self.exact.dimension
 
     def __len__(self) -> int:
         """Return N."""
-        return len(self.ids)
+        return len(self.exact)
 
 
 def update_index(store: Store) -> IndexSummary:
-    """Bring the index up to the store: new parts are added, and where parts went it is rebuilt."""
+    """Bring the index up to the store: new parts are added, and where parts went it is rebuilt.
+
+    Args:
+        store: the store; its lock must be held.
+    """
     identity = store.identity()
     if identity is None:
         return IndexSummary(vectors=0, added=0)
@@ -114,98 +125,74 @@ def update_index(store: Store) -> IndexSummary:
         index = None
     if index is None or not _all_there(index.parts, parts):
         index = SearchIndex.empty(identity.dimension)
-    before, missing = len(index), set(uncovered(parts, index.parts))
+    before, missing = len(index), uncovered(parts, index.parts)
     if not missing:  # merged parts have other names and the same vectors
         return IndexSummary(vectors=before, added=0)
-    held = set(index.ids)
-    for part, ids, vectors in iterate_vectors(store):  # an id that two parts hold comes once
-        if part in missing:
-            fresh = np.flatnonzero([image_id not in held for image_id in ids])
-            index.add([ids[row] for row in fresh], vectors[fresh])
+    for part in missing:
+        _append(index, *read_vectors(store, part))
+        _write_full(store, index.exact)
     index.parts = parts
     save_index(store, index)
     return IndexSummary(vectors=len(index), added=len(index) - before)
 
 
-def is_current(store: Store) -> bool:
-    """Tell whether the index holds exactly the parts that the store holds."""
-    try:
-        pointer = store.get_json(CURRENT)
-    except DamagedFileError:
-        return False
-    held = [str(part) for part in _listed(pointer.get("parts"))]
-    files = {f"{pointer.get('name')}.{kind}" for kind in _KINDS}
-    there = not pointer or files <= set(store.folder.names("index"))
-    return there and name_sum(held) == name_sum(store.parts("embeddings"))
-
-
-def indexed(store: Store) -> int:
-    """Return how many images the index holds, current or not; 0 where it cannot be told."""
-    try:
-        return int(str(store.get_json(CURRENT).get("vectors", 0)))
-    except DamagedFileError:
-        return 0
-
-
-def load_index(store: Store) -> SearchIndex:
+def load_index(store: Store, earlier: SearchIndex | None = None) -> SearchIndex:
     """Load the index.
+
+    Args:
+        store: the store.
+        earlier: one loaded before; files that it holds already are not read again.
 
     Raises:
         InputError: the store has none yet.
         DamagedFileError: its files are not as they were written.
     """
-    index = _load(store)
+    index = _load(store, earlier)
     if index is None:
         raise InputError(f"{store.location}: holds no index yet; `pseudolabel run` makes it")
     return index
 
 
-def index_files(store: Store) -> dict[str, str]:
-    """Return the files of the index in force and the SHA-256 that each was written with."""
-    pointer = store.get_json(CURRENT)
-    if not pointer:
-        return {}
-    return {f"index/{pointer['name']}.{kind}": str(pointer[kind]) for kind in _KINDS}
-
-
-def _load(store: Store) -> SearchIndex | None:
-    return store.steadily(lambda: _load_once(store))
-
-
-def _load_once(store: Store) -> SearchIndex | None:
-    pointer, held = store.get_json(CURRENT), []
-    if not pointer:
-        return None
-    for name, checksum in index_files(store).items():
-        data = store.get(name)
-        if data is None:
-            raise FileNotFoundError(name)  # replaced by a newer one meanwhile
-        if hashlib.sha256(data).hexdigest() != checksum:
-            raise store.damaged(name, "it does not match its checksum")
-        held.append(data)
-    index = faiss.deserialize_index(np.frombuffer(held[0], np.uint8))
-    ids = pl.read_parquet(BytesIO(held[1]))["image_id"].to_list()
-    return SearchIndex(index, ids, [str(part) for part in _listed(pointer["parts"])])
-
-
 def save_index(store: Store, index: SearchIndex) -> None:
     """Write an index of the vectors that the store holds now, and turn the pointer to it."""
-    name = store.state("embeddings")
-    buffer = BytesIO()
-    pl.DataFrame({"image_id": index.ids}, schema={"image_id": pl.String}).write_parquet(buffer)
-    contents = [faiss.serialize_index(index._index).data, buffer.getbuffer()]
-    pointer: dict[str, object] = {
-        "name": name,
-        "parts": index.parts,
-        "vectors": len(index),
-    }
-    for kind, content in zip(_KINDS, contents, strict=True):
-        store.put(f"index/{name}.{kind}", content)
-        pointer[kind] = hashlib.sha256(content).hexdigest()
-    store.put_json(CURRENT, pointer)
-    for file in store.folder.names("index"):
-        if file.rpartition(".")[0] not in (name, "current"):
-            store.delete(f"index/{file}")
+    segments = merged(index.exact.segments)
+    pointer = Pointer(
+        name=store.state("embeddings"),
+        encoder=encoder_digest(store.identity()),
+        parts=index.parts,
+        vectors=len(index),
+        segments=[write_segment(store, segment) for segment in segments],
+    )
+    write_pointer(store, pointer)
+
+
+def _load(store: Store, earlier: SearchIndex | None = None) -> SearchIndex | None:
+    return store.steadily(lambda: _load_once(store, earlier))
+
+
+def _load_once(store: Store, earlier: SearchIndex | None) -> SearchIndex | None:
+    pointer, identity = read_pointer(store), store.identity()
+    if pointer is None or identity is None:
+        return None
+    open_already = {segment.held: segment for segment in earlier.exact.segments} if earlier else {}
+    segments = [open_already.get(held) or read_segment(store, held) for held in pointer.segments]
+    return SearchIndex(ExactRows(identity.dimension, segments), pointer.parts)
+
+
+def _append(index: SearchIndex, ids: list[str], vectors: Halves) -> None:
+    """Append what the index does not hold yet; an id that two parts hold comes once."""
+    new = pl.Series("image_id", ids)
+    held = index.exact.ids
+    fresh = ~new.is_in(held.filter(held.is_in(new.implode())).implode()) & new.is_first_distinct()
+    rows = np.flatnonzero(fresh.to_numpy())
+    index.add([ids[row] for row in rows], vectors[rows])
+
+
+def _write_full(store: Store, exact: ExactRows) -> None:
+    """Write the segments that no row will be added to, so that a rebuild needs little memory."""
+    for place, segment in enumerate(exact.segments[:-1]):
+        if segment.held is None:
+            exact.segments[place] = read_segment(store, write_segment(store, segment))
 
 
 def _all_there(held: list[str], parts: list[str]) -> bool:
@@ -214,5 +201,17 @@ def _all_there(held: list[str], parts: list[str]) -> bool:
     return name_sum(held) == (name_sum(parts) - name_sum(missing)) % 2**64
 
 
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []
+def _marks(among: Ints | Bools | None, count: int) -> Bools | None:
+    """Return a mark for each row; None where all may answer."""
+    if among is None:
+        return None
+    if among.dtype == np.bool_:
+        if among.shape != (count,):
+            raise ValueError(f"among marks {among.shape} rows, the index has {count}")
+        return np.asarray(among, np.bool_)
+    rows = np.asarray(among, np.int64)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise ValueError(f"among names rows {rows.min()} to {rows.max()} of {count}")
+    marks = np.zeros(count, np.bool_)
+    marks[rows] = True
+    return marks
