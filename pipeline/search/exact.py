@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.arrays import Bools, Floats, Halves, Ints
 from pipeline.search.segments import MOST_BYTES, Segment, segment_of
 
-_MANY = 8  # queries from which decoding all rows costs less than comparing them encoded
+MANY = 8  # queries from which decoding all rows costs less than comparing them encoded
 _SPARSE = 256  # one row in so many passes: these are fetched, the others not even looked at
 _BLOCK_BYTES = 32 << 20  # of decoded rows
 
@@ -105,7 +105,7 @@ class ExactRows:
             among = None
         best = Best(len(queries), min(k, passing))
         queries = np.ascontiguousarray(queries, np.float32)
-        if len(queries) >= _MANY or passing * _SPARSE < count:
+        if len(queries) >= MANY or passing * _SPARSE < count:
             for rows, vectors in self.blocks(among):
                 best.add(*_product(queries, rows, vectors, best.k))
         elif passing:

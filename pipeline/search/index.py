@@ -1,19 +1,21 @@
 """The search index over the store's vectors. It is a cache: Parquet is the truth it is built from.
 
-Shapes: N images in the index, Q queries, D embedding dimensions, K neighbours asked for.
+Exact vectors lie in `segments`, an approximate index (`layered`) is laid on top where the memory
+asks for one, and a `pointer` names the files in force.
+Shapes: N images in the index.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import polars as pl
 
-from pipeline.arrays import Bools, Floats, Halves, Ints, require_unit_rows
+from pipeline.arrays import Bools, Halves
+from pipeline.catalog import present_images
 from pipeline.errors import DamagedFileError, InputError
 from pipeline.parts import name_sum, uncovered
+from pipeline.search.choosing import DEFAULTS, IndexSettings, choose
 from pipeline.search.exact import ExactRows, Neighbours
 from pipeline.search.pointer import (
     CURRENT,
@@ -25,11 +27,13 @@ from pipeline.search.pointer import (
     read_pointer,
     write_pointer,
 )
+from pipeline.search.search_index import SearchIndex
 from pipeline.search.segments import merged, read_segment, write_segment
+from pipeline.search.upkeep import keep_up, read_layer
 from pipeline.store import Store
 from pipeline.vectors import read_vectors
 
-__all__ = ["CURRENT", "Neighbours", "index_files", "indexed", "is_current"]
+__all__ = ["CURRENT", "Neighbours", "SearchIndex", "index_files", "indexed", "is_current"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,97 +46,32 @@ class IndexSummary:
     added: int  # by this update
 
 
-class SearchIndex:
-    """The vectors of a store by row, and who is near whom.
-
-    It keeps what it was opened with: a newer index that comes into force meanwhile is another one.
-    """
-
-    def __init__(self, exact: ExactRows, parts: Sequence[str] = ()) -> None:
-        """Use `load_index` or `update_index`."""
-        self.exact, self.parts = exact, list(parts)
-
-    @classmethod
-    def empty(cls, dimension: int) -> "SearchIndex":
-        """Return an index without vectors."""
-        return cls(ExactRows(dimension))
-
-    def add(self, ids: Sequence[str], vectors: Halves) -> None:
-        """Append vectors (n, D)."""
-        self.exact.append(ids, vectors)
-        self.__dict__.pop("ids", None)
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """The image of each row."""
-        return self.exact.ids.to_list()
-
-    def search(
-        self,
-        queries: Floats,
-        k: int,
-        among: Ints | Bools | None = None,
-        *,
-        exact: bool = False,  # noqa: ARG002
-    ) -> Neighbours:
-        """Find the K nearest images of each query by cosine.
-
-        Args:
-            queries: (Q, D), rows of unit length.
-            k: neighbours per query, at least 1.
-            among: only these rows of the index, or a mark for each (N,) bool; all when None.
-            exact: compare with every row that may answer, however many there are.
-
-        Raises:
-            ValueError: a query is not of unit length or of another dimension, k < 1, or `among`
-                names a row that is not there.
-        """
-        require_unit_rows("queries", queries)
-        if queries.shape[1] != self.dimension:
-            raise ValueError(f"queries are {queries.shape[1]} wide, the index {self.dimension}")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        return self.exact.search(queries, k, _marks(among, len(self)))
-
-    def vectors(self, rows: Ints) -> Floats:
-        """Return the stored vectors of some rows, (len(rows), D)."""
-        return self.exact.vectors(rows)
-
-    @property
-    def dimension(self) -> int:
-        """Return D."""
-        return self.exact.dimension
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.exact)
-
-
-def update_index(store: Store) -> IndexSummary:
+def update_index(store: Store, settings: IndexSettings = DEFAULTS) -> IndexSummary:
     """Bring the index up to the store: new parts are added, and where parts went it is rebuilt.
 
     Args:
         store: the store; its lock must be held.
+        settings: the kind, memory and recall asked for.
     """
     identity = store.identity()
     if identity is None:
         return IndexSummary(vectors=0, added=0)
     parts = store.parts("embeddings")
     try:
-        index = _load(store)
+        pointer, index = read_pointer(store), _load(store)
     except DamagedFileError as error:
         logger.warning("%s; it is built anew", error)
-        index = None
-    if index is None or not _all_there(index.parts, parts):
-        index = SearchIndex.empty(identity.dimension)
+        pointer = index = None
+    if index is None or pointer is None or not _all_there(index.parts, parts):
+        pointer, index = None, SearchIndex.empty(identity.dimension)
     before, missing = len(index), uncovered(parts, index.parts)
-    if not missing:  # merged parts have other names and the same vectors
-        return IndexSummary(vectors=before, added=0)
     for part in missing:
         _append(index, *read_vectors(store, part))
         _write_full(store, index.exact)
-    index.parts = parts
-    save_index(store, index)
+    if missing:  # else merged parts may have other names, and the same vectors
+        index.parts = parts
+    if len(index):
+        save_index(store, index, settings, pointer)
     return IndexSummary(vectors=len(index), added=len(index) - before)
 
 
@@ -153,17 +92,54 @@ def load_index(store: Store, earlier: SearchIndex | None = None) -> SearchIndex:
     return index
 
 
-def save_index(store: Store, index: SearchIndex) -> None:
-    """Write an index of the vectors that the store holds now, and turn the pointer to it."""
-    segments = merged(index.exact.segments)
+def save_index(
+    store: Store,
+    index: SearchIndex,
+    settings: IndexSettings = DEFAULTS,
+    before: Pointer | None = None,
+) -> None:
+    """Write an index of the vectors that the store holds now, and turn the pointer to it.
+
+    Args:
+        store: the store; its lock must be held.
+        index: its first rows are those of the index in force.
+        settings: the kind, memory and recall asked for.
+        before: the pointer to the index in force, whose rows it has; None: nothing of it is used.
+    """
+    index.exact.segments = merged(index.exact.segments)
+    segments = [write_segment(store, segment) for segment in index.exact.segments]
+    layer = before.layer if before else None
+    choice = choose(len(index), len(index), index.dimension, settings)
+    if choice.kind != "flat":
+        live = _live(store, index)
+        choice = choose(len(index), int(live.sum()), index.dimension, settings)
+    if choice.kind == "flat":
+        layer = None
+    else:
+        layer = keep_up(store, index.exact, live, choice, settings, layer)
     pointer = Pointer(
         name=store.state("embeddings"),
         encoder=encoder_digest(store.identity()),
         parts=index.parts,
         vectors=len(index),
-        segments=[write_segment(store, segment) for segment in segments],
+        segments=segments,
+        kind=choice.kind,
+        reason=choice.reason,
+        asked=asdict(settings),
+        layer=layer,
     )
-    write_pointer(store, pointer)
+    if before is None or before.kind != choice.kind:
+        logger.info("index: %s", choice.reason)
+    if pointer != before:
+        write_pointer(store, pointer)
+
+
+def _live(store: Store, index: SearchIndex) -> Bools:
+    """Mark the rows whose images are there; all where no file was ever recorded."""
+    if not store.parts("files"):
+        return np.ones(len(index), np.bool_)
+    there = present_images(store)["image_id"]
+    return index.exact.ids.is_in(there.implode()).to_numpy()
 
 
 def _load(store: Store, earlier: SearchIndex | None = None) -> SearchIndex | None:
@@ -176,7 +152,9 @@ def _load_once(store: Store, earlier: SearchIndex | None) -> SearchIndex | None:
         return None
     open_already = {segment.held: segment for segment in earlier.exact.segments} if earlier else {}
     segments = [open_already.get(held) or read_segment(store, held) for held in pointer.segments]
-    return SearchIndex(ExactRows(identity.dimension, segments), pointer.parts)
+    exact = ExactRows(identity.dimension, segments)
+    layer = read_layer(store, exact, pointer.layer) if pointer.layer else None
+    return SearchIndex(exact, pointer.parts, layer)
 
 
 def _append(index: SearchIndex, ids: list[str], vectors: Halves) -> None:
@@ -199,19 +177,3 @@ def _all_there(held: list[str], parts: list[str]) -> bool:
     """Tell whether all that the index holds is still in the store, be it merged."""
     missing = uncovered(parts, held)
     return name_sum(held) == (name_sum(parts) - name_sum(missing)) % 2**64
-
-
-def _marks(among: Ints | Bools | None, count: int) -> Bools | None:
-    """Return a mark for each row; None where all may answer."""
-    if among is None:
-        return None
-    if among.dtype == np.bool_:
-        if among.shape != (count,):
-            raise ValueError(f"among marks {among.shape} rows, the index has {count}")
-        return np.asarray(among, np.bool_)
-    rows = np.asarray(among, np.int64)
-    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise ValueError(f"among names rows {rows.min()} to {rows.max()} of {count}")
-    marks = np.zeros(count, np.bool_)
-    marks[rows] = True
-    return marks

@@ -5,10 +5,13 @@ are removed then; who has them mapped keeps them as long as the mapping lasts.
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pipeline.errors import DamagedFileError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.parts import name_sum
+from pipeline.search.choosing import IndexSettings, Kind
+from pipeline.search.layered import HeldLayer
 from pipeline.search.segments import Held
 from pipeline.store import Store
 
@@ -25,10 +28,15 @@ class Pointer:
     parts: list[str]  # of `embeddings`
     vectors: int
     segments: list[Held]
+    kind: Kind
+    reason: str  # why this kind
+    asked: dict[str, object]  # the settings that it was chosen by
+    layer: HeldLayer | None = None  # the approximate index, where there is one
 
     def files(self) -> dict[str, str]:
         """Return the files and the SHA-256 that each was written with."""
-        return {name: check for held in self.segments for name, check in held.files().items()}
+        above = {self.layer.file: self.layer.faiss} if self.layer else {}
+        return above | {name: check for h in self.segments for name, check in h.files().items()}
 
 
 def read_pointer(store: Store) -> Pointer | None:
@@ -40,9 +48,10 @@ def read_pointer(store: Store) -> Pointer | None:
     content = store.get_json(CURRENT)
     if content.pop("layout", None) != _LAYOUT:
         return None
-    segments = content.pop("segments")
-    assert isinstance(segments, list)
-    pointer = Pointer(segments=[Held(**held) for held in segments], **content)  # type: ignore[arg-type]
+    told: Any = content
+    segments = [Held(**held) for held in told.pop("segments")]
+    layer = told.pop("layer")
+    pointer = Pointer(segments=segments, layer=HeldLayer.of(layer) if layer else None, **told)
     if pointer.encoder != encoder_digest(store.identity()):
         raise store.damaged(CURRENT, "it was built for another encoder")
     return pointer
@@ -66,8 +75,13 @@ def encoder_digest(identity: EncoderIdentity | None) -> str:
     return digest(about)
 
 
-def is_current(store: Store) -> bool:
-    """Tell whether the index holds exactly the parts that the store holds, in files still there."""
+def is_current(store: Store, settings: IndexSettings | None = None) -> bool:
+    """Tell whether the index holds exactly the parts that the store holds, in files still there.
+
+    Args:
+        store: the store.
+        settings: that it must have been chosen by; None: any.
+    """
     try:
         pointer = read_pointer(store)
     except DamagedFileError:
@@ -75,6 +89,8 @@ def is_current(store: Store) -> bool:
     parts = store.parts("embeddings")
     if pointer is None:
         return not parts
+    if settings is not None and pointer.asked != asdict(settings):
+        return False
     there = {f"index/{name}" for name in store.folder.names("index")}
     return set(pointer.files()) <= there and name_sum(pointer.parts) == name_sum(parts)
 

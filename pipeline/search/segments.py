@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
 
 import faiss
 import numpy as np
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.arrays import Halves
+from pipeline.search.files import read_checked, read_faiss
 from pipeline.store import Store
 
 MOST_BYTES = 128 << 20  # of vectors
@@ -100,39 +100,10 @@ def read_segment(store: Store, held: Held) -> Segment:
     """
     (vectors, checksum), (ids, checksum_of_ids) = held.files().items()
     index = read_faiss(store, vectors, checksum)
-    column = pl.read_parquet(BytesIO(_checked(store, ids, checksum_of_ids)))["image_id"]
+    column = pl.read_parquet(BytesIO(read_checked(store, ids, checksum_of_ids)))["image_id"]
     if not isinstance(index, faiss.IndexScalarQuantizer) or index.ntotal != len(column):
         raise store.damaged(vectors, "it does not go with its image ids")
     return Segment(column, index, held)
-
-
-def read_faiss(store: Store, name: str, checksum: str) -> faiss.Index:
-    """Read a FAISS file, mapped where it lies on this machine; raises as `read_segment`."""
-    if store.local is None:
-        return faiss.deserialize_index(np.frombuffer(_checked(store, name, checksum), np.uint8))
-    path = store.local / name
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
-            raise store.damaged(name, "it does not match its checksum")
-        return _mapped(path)
-
-
-def _mapped(path: Path) -> faiss.Index:
-    try:
-        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError:
-        if path.exists():
-            raise
-        raise FileNotFoundError(str(path)) from None  # replaced by a newer one meanwhile
-
-
-def _checked(store: Store, name: str, checksum: str) -> bytes:
-    data = store.get(name)
-    if data is None:
-        raise FileNotFoundError(name)
-    if hashlib.sha256(data).hexdigest() != checksum:
-        raise store.damaged(name, "it does not match its checksum")
-    return data
 
 
 def _alike(one: Segment, other: Segment) -> bool:
