@@ -17,8 +17,8 @@ from pipeline.errors import DamagedFileError, InputError
 from pipeline.parts import name_sum, uncovered
 from pipeline.search.choosing import DEFAULTS, IndexSettings, choose
 from pipeline.search.exact import ExactRows, Neighbours
+from pipeline.search.facts import CURRENT
 from pipeline.search.pointer import (
-    CURRENT,
     Pointer,
     encoder_digest,
     index_files,

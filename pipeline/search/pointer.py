@@ -11,12 +11,10 @@ from pipeline.errors import DamagedFileError
 from pipeline.identity import EncoderIdentity, digest
 from pipeline.parts import name_sum
 from pipeline.search.choosing import IndexSettings, Kind
+from pipeline.search.facts import CURRENT, LAYOUT
 from pipeline.search.layered import HeldLayer
 from pipeline.search.segments import Held
 from pipeline.store import Store
-
-CURRENT = "index/current.json"
-_LAYOUT = 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def read_pointer(store: Store) -> Pointer | None:
         DamagedFileError: it is not as it was written, or of another encoder.
     """
     content = store.get_json(CURRENT)
-    if content.pop("layout", None) != _LAYOUT:
+    if content.pop("layout", None) != LAYOUT:
         return None
     told: Any = content
     segments = [Held(**held) for held in told.pop("segments")]
@@ -59,7 +57,7 @@ def read_pointer(store: Store) -> Pointer | None:
 
 def write_pointer(store: Store, pointer: Pointer) -> None:
     """Put an index into force and remove the files of the one before."""
-    store.put_json(CURRENT, {"layout": _LAYOUT, **asdict(pointer)})
+    store.put_json(CURRENT, {"layout": LAYOUT, **asdict(pointer)})
     kept = {CURRENT, *pointer.files()}
     for file in store.folder.names("index"):
         if f"index/{file}" not in kept:
