@@ -10,6 +10,7 @@ from pipeline.errors import InputError
 from pipeline.sections import (
     CaptionConfig,
     EncoderConfig,
+    IndexConfig,
     LabelsConfig,
     RunConfig,
     ScanConfig,
@@ -33,6 +34,7 @@ class Config(Section):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     caption: CaptionConfig = CaptionConfig()
+    index: IndexConfig = IndexConfig()
     run: RunConfig = RunConfig()
 
 
