@@ -123,6 +123,7 @@ class Known:
             named += [pl.col("labels").list.contains(label) for label in filters.labels]
             tests.append(pl.any_horizontal([test.fill_null(value=False) for test in named]))
         if filters.min_confidence > 0:
+            self._require_labels()
             tests.append(pl.col("confidence") >= filters.min_confidence)
         return tests
 
@@ -141,7 +142,12 @@ class Known:
             tests.append(pl.col("arrived") < filters.until)
         return tests
 
+    def _require_labels(self) -> None:
+        if self.images["score"].null_count() == len(self.images):
+            raise InputError(f"{self._location}: holds no labels yet; `pseudolabel run` makes them")
+
     def _require_label(self, label: str) -> None:
+        self._require_labels()
         names = self._label_names
         if label in names:
             return
