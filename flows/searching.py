@@ -70,7 +70,8 @@ def whole_prefix(given: str) -> str:
     """Return the beginning of paths as a store writes them: local ones are absolute there."""
     if "://" in given:
         return given
-    return path_text(whole_path(given)) + ("/" if given.endswith("/") else "")
+    whole = path_text(whole_path(given))
+    return f"{whole.rstrip('/')}/" if given.endswith("/") else whole
 
 
 def terms_of(
