@@ -16,7 +16,7 @@ from pipeline.search.approximate import Approximate
 from pipeline.search.choosing import IndexSettings, choose, index_bytes
 from pipeline.search.exact import ExactRows
 from pipeline.search.index import load_index, update_index
-from pipeline.search.layered import HeldLayer, Layer
+from pipeline.search.layered import HeldLayer, Layer, _trusted
 from pipeline.search.pointer import is_current, read_pointer
 from pipeline.search.tuning import Level, Measured, Tuning, falls_short, recall_of, self_test, tune
 from pipeline.store import Store
@@ -130,6 +130,15 @@ def test_rows_of_one_far_cell_alone_are_all_found(held: Store) -> None:
     far = np.argsort(rows @ query[0])[:1200]
     found = index.search(query, 10, far)
     assert found.rows.tolist() == brute(rows, query, 10, far).tolist()
+
+
+def test_only_answers_among_the_nearest_that_were_looked_for_are_trusted() -> None:
+    cosines = np.array([[0.2, 0.9, 0.5, 0.7], [0.2, 0.9, 0.5, -np.inf]], np.float32)
+    passing = np.array([[True, True, True, False], [True, False, True, False]])
+    assert _trusted(cosines, passing, 2).tolist() == [1, 1]  # of 0.9 and 0.7; of 0.9 and 0.5
+    assert _trusted(cosines, passing, 3).tolist() == [2, 2]
+    assert _trusted(cosines, passing, 4).tolist() == [3, 0]  # the second has no four
+    assert _trusted(cosines, passing, 5).tolist() == [0, 0]
 
 
 def test_work_decides_between_exact_and_approximate() -> None:
