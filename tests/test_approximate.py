@@ -16,9 +16,9 @@ from pipeline.search.approximate import Approximate
 from pipeline.search.choosing import IndexSettings, choose, index_bytes
 from pipeline.search.exact import ExactRows
 from pipeline.search.index import load_index, update_index
-from pipeline.search.layered import HeldLayer, Layer
+from pipeline.search.layered import HeldLayer, Layer, _trusted
 from pipeline.search.pointer import is_current, read_pointer
-from pipeline.search.tuning import Level, Measured, falls_short, recall_of, self_test, tune
+from pipeline.search.tuning import Level, Measured, Tuning, falls_short, recall_of, self_test, tune
 from pipeline.store import Store
 from pipeline.tables import embeddings
 from pipeline.vectors import to_column
@@ -82,12 +82,24 @@ def test_recall_reaches_the_target_on_queries_never_seen(held: Store, k: int) ->
     index, queries, rows = load_index(held), clustered(150, 7), clustered(N, 0)
     found = index.search(queries[:7], k)
     assert index.layer is not None
-    assert index.layer.level_for(k, N, 7, D) is not None  # so it was the approximate one
+    assert (
+        index.layer.level_for(index.layer.tuning.near, k, N, 7, D) is not None
+    )  # so it was the approximate one
     parts = [index.search(queries[at : at + 5], k).rows for at in range(0, 150, 5)]
     assert shared(np.concatenate(parts), brute(rows, queries, k, np.arange(N))) >= 0.93
     cosines = np.take_along_axis(queries[:7] @ rows.T, found.rows, 1)
     assert found.cosines == pytest.approx(cosines, abs=1e-5)  # exact, whatever the codes
     assert (np.diff(found.cosines, axis=1) <= 0).all()
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.1, 0.3])
+def test_queries_that_lie_apart_reach_the_target_too(held: Store, likeness: float) -> None:
+    """As texts do: far from all images, whichever they resemble most."""
+    index, rows = load_index(held), clustered(N, 0)
+    noise = unit_rows(np.random.default_rng(4).normal(size=(150, D)))
+    queries = unit_rows(likeness * clustered(150, 7) + (1 - likeness) * noise)
+    found = [index.search(queries[at : at + 5], 10).rows for at in range(0, 150, 5)]
+    assert shared(np.concatenate(found), brute(rows, queries, 10, np.arange(N))) >= 0.93
 
 
 def test_exact_is_exact(held: Store) -> None:
@@ -120,27 +132,36 @@ def test_rows_of_one_far_cell_alone_are_all_found(held: Store) -> None:
     assert found.rows.tolist() == brute(rows, query, 10, far).tolist()
 
 
+def test_only_answers_among_the_nearest_that_were_looked_for_are_trusted() -> None:
+    cosines = np.array([[0.2, 0.9, 0.5, 0.7], [0.2, 0.9, 0.5, -np.inf]], np.float32)
+    passing = np.array([[True, True, True, False], [True, False, True, False]])
+    assert _trusted(cosines, passing, 2).tolist() == [1, 1]  # of 0.9 and 0.7; of 0.9 and 0.5
+    assert _trusted(cosines, passing, 3).tolist() == [2, 2]
+    assert _trusted(cosines, passing, 4).tolist() == [3, 0]  # the second has no four
+    assert _trusted(cosines, passing, 5).tolist() == [0, 0]
+
+
 def test_work_decides_between_exact_and_approximate() -> None:
     levels = [Level(10, 1, 2, 1000.0, 1.0), Level(100, 4, 2, 5000.0, 1.0)]
     index = np.empty(0)
     covering = type("Covering", (), {"__len__": lambda _: 1000})()
-    layer = Layer(covering, levels, index)  # type: ignore[arg-type]
+    layer = Layer(covering, Tuning(levels, [], 0.0), index)  # type: ignore[arg-type]
     # A row of 32 halves is 64 bytes, so 1,000 bytes are 15.6 rows.
-    assert layer.level_for(10, 1000, 1, 32) is levels[0]
-    assert layer.level_for(11, 1000, 1, 32) is levels[1]
-    assert layer.level_for(101, 1000, 1, 32) is None
+    assert layer.level_for(levels, 10, 1000, 1, 32) is levels[0]
+    assert layer.level_for(levels, 11, 1000, 1, 32) is levels[1]
+    assert layer.level_for(levels, 101, 1000, 1, 32) is None
     # One row does not pass: 9.99 of the 10 nearest do on average, of the 100 nearest 99.9.
-    assert layer.level_for(10, 999, 1, 32) is levels[1]
+    assert layer.level_for(levels, 10, 999, 1, 32) is levels[1]
     # A tenth passes: 10 of the 100 nearest, give or take 3; so 4 are sure to, and 5 are not.
-    assert layer.level_for(4, 100, 1, 32) is levels[1]
-    assert layer.level_for(5, 100, 1, 32) is None
+    assert layer.level_for(levels, 4, 100, 1, 32) is levels[1]
+    assert layer.level_for(levels, 5, 100, 1, 32) is None
     # 78 rows are 4,992 bytes, less than the level's 5,000; 79 are more.
-    assert layer.level_for(1, 78, 1, 32) is None
-    assert layer.level_for(1, 79, 1, 32) is levels[1]
-    assert layer.level_for(10, 0, 1, 32) is None
+    assert layer.level_for(levels, 1, 78, 1, 32) is None
+    assert layer.level_for(levels, 1, 79, 1, 32) is levels[1]
+    assert layer.level_for(levels, 10, 0, 1, 32) is None
     # Of 500 queries at once a row costs 1/14 + 5/500 of its 64 bytes: 1,000 cost 5,211.
-    assert layer.level_for(100, 1000, 500, 32) is levels[1]
-    assert layer.level_for(100, 1000, 2000, 32) is None  # 4,731
+    assert layer.level_for(levels, 100, 1000, 500, 32) is levels[1]
+    assert layer.level_for(levels, 100, 1000, 2000, 32) is None  # 4,731
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -178,7 +199,9 @@ def test_a_target_out_of_reach_is_told_with_what_would_help(
 def test_a_higher_target_takes_more_work(held: Store) -> None:
     index = load_index(held)
     assert index.layer is not None
-    low, high = (tune(index.exact, index.layer.approximate, target)[0] for target in (0.5, 0.999))
+    low, high = (
+        tune(index.exact, index.layer.approximate, target).near[0] for target in (0.5, 0.999)
+    )
     assert low.work < high.work
     assert high.recall >= 0.999
 
@@ -293,17 +316,18 @@ def test_recall_that_drifts_is_tuned_again_or_trained_again(
     store, asked = new_store(tmp_path / "s"), IndexSettings("ivf-sq8", 1)
     put(store, "a", clustered(1000, 1))
     update_index(store, asked)
-    before = layer_of(store).levels[0]
+    before = layer_of(store).tuning.near[0]
     put(store, "b", clustered(900, 2, spread=3))
     update_index(store, asked)
     after = layer_of(store)
     assert "tuned again: recall at 10 is 0." in messages(caplog)
-    assert (after.levels[0].effort > before.effort, after.trained_on) == (True, 1000)
+    assert (after.tuning.near[0].effort > before.effort, after.trained_on) == (True, 1000)
     assert after.recall >= 0.95
-    assert not falls_short(self_test(*_opened(store), after.levels[0]), 0.95)
+    assert not falls_short(self_test(*_opened(store), after.tuning.near[0]), 0.95)
     # Where tuning is no cure, it is trained anew.
     monkeypatch.setattr(upkeep, "self_test", lambda *_: Measured(0.5, 0.01))
-    monkeypatch.setattr(upkeep, "tune", lambda *_: [replace(after.levels[0], recall=0.6)])
+    poor = replace(after.tuning, near=[replace(after.tuning.near[0], recall=0.6)])
+    monkeypatch.setattr(upkeep, "tune", lambda *_: poor)
     update_index(store, asked)
     assert "trained: recall at 10 is 0.500, the target 0.95" in messages(caplog)
     assert layer_of(store).trained_on == 1900

@@ -61,8 +61,9 @@ def test_recall_that_was_lost_is_a_fault(store: Store) -> None:
     pointer = read_pointer(store)
     assert pointer is not None
     assert pointer.layer is not None
-    lazy = [replace(level, effort=1) for level in pointer.layer.levels]
-    write_pointer(store, replace(pointer, layer=replace(pointer.layer, levels=lazy)))
+    tuning = pointer.layer.tuning
+    lazy = replace(tuning, near=[replace(level, effort=1) for level in tuning.near])
+    write_pointer(store, replace(pointer, layer=replace(pointer.layer, tuning=lazy)))
     assert "its recall at 10 is 0." in only_fault(store).what
 
 

@@ -176,7 +176,7 @@ def _check_index(store: Store) -> tuple[IndexFacts | None, list[DamagedFileError
     layer, target = index.layer, facts.target
     if layer is None or target is None:
         return facts, []
-    tuned = layer.levels[0]
+    tuned = layer.tuning.near[0]
     measured = self_test(index.exact, layer.approximate, tuned)
     facts = replace(facts, recall=measured.recall)
     if falls_short(measured, min(target, tuned.recall)):

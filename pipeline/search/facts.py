@@ -40,7 +40,7 @@ def index_facts(store: Store) -> IndexFacts | None:
         kind=told["kind"],
         vectors=told["vectors"],
         bytes_per_vector=layer["bytes"] / max(1, layer["rows"]) if layer else size,
-        recall=layer["levels"][0]["recall"] if layer else None,
+        recall=layer["tuning"]["near"][0]["recall"] if layer else None,
         target=layer["target"] if layer else None,
         reason=told["reason"],
     )

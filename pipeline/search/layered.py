@@ -16,7 +16,7 @@ from pipeline.arrays import Bools, Floats, Ints
 from pipeline.search.approximate import Approximate
 from pipeline.search.choosing import Kind
 from pipeline.search.exact import MANY, Best, ExactRows, Neighbours
-from pipeline.search.tuning import Level, reranked
+from pipeline.search.tuning import Level, Tuning, reranked
 
 _PRODUCT = 1 / 14  # the work of comparing a row in a matrix product, to comparing it encoded
 _DECODING = 5  # the work of decoding a row, to comparing it encoded
@@ -34,7 +34,7 @@ class HeldLayer:
     code_bytes: int
     bytes: int  # of its file
     target: float  # recall at 10 that was asked for
-    levels: list[Level]
+    tuning: Tuning
 
     @property
     def file(self) -> str:
@@ -44,12 +44,14 @@ class HeldLayer:
     @classmethod
     def of(cls, content: dict[str, Any]) -> "HeldLayer":
         """Return what `asdict` made a dictionary."""
-        return cls(**{**content, "levels": [Level(**level) for level in content["levels"]]})
+        told = content["tuning"]
+        near, far = ([Level(**level) for level in told[name]] for name in ("near", "far"))
+        return cls(**{**content, "tuning": Tuning(near, far, told["apart"])})
 
     @property
     def recall(self) -> float:
         """Recall at 10, as measured on held-out queries."""
-        return self.levels[0].recall
+        return self.tuning.near[0].recall
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,36 @@ class Layer:
     """An approximate index, and how to ask it."""
 
     approximate: Approximate
-    levels: Sequence[Level]
+    tuning: Tuning
     covered: Bools  # (N,) the rows that it answers with
 
     @classmethod
-    def over(cls, exact: ExactRows, approximate: Approximate, levels: Sequence[Level]) -> "Layer":
+    def over(cls, exact: ExactRows, approximate: Approximate, tuning: Tuning) -> "Layer":
         """Lay an approximate index over the rows that it was made of."""
         covered = np.zeros(len(exact), np.bool_)
         covered[approximate.rows] = True
-        return cls(approximate, levels, covered)
+        return cls(approximate, tuning, covered)
 
     def search(self, exact: ExactRows, queries: Floats, k: int, among: Bools | None) -> Neighbours:
         """Find the K nearest rows of each query; as `ExactRows.search`, but some may be missed."""
+        found = self._ask(self.tuning.near, exact, queries, k, among)
+        apart = found.cosines[:, 0] < self.tuning.apart
+        if apart.any():
+            again = self._ask(self.tuning.far, exact, queries[apart], k, among)
+            found.rows[apart], found.cosines[apart] = again.rows, again.cosines
+        return found
+
+    def _ask(
+        self,
+        levels: Sequence[Level],
+        exact: ExactRows,
+        queries: Floats,
+        k: int,
+        among: Bools | None,
+    ) -> Neighbours:
         mine = self.covered if among is None else self.covered & among
         count = int(mine.sum())
-        level = self.level_for(k, count, len(queries), exact.dimension)
+        level = self.level_for(levels, k, count, len(queries), exact.dimension)
         if level is None:
             return exact.search(queries, k, among)
         queries = np.ascontiguousarray(queries, np.float32)
@@ -92,7 +109,9 @@ class Layer:
             found.rows[~trusted], found.cosines[~trusted] = again.rows, again.cosines
         return found
 
-    def level_for(self, k: int, passing: int, queries: int, dimension: int) -> Level | None:
+    def level_for(
+        self, levels: Sequence[Level], k: int, passing: int, queries: int, dimension: int
+    ) -> Level | None:
         """Return how to ask; None where exact search over the rows that pass is less work.
 
         Of the rows that a filter lets pass by chance, k are almost surely (two standard
@@ -102,7 +121,7 @@ class Layer:
             return None
         share = passing / len(self.approximate)
         each = 1 if queries < MANY else _PRODUCT + _DECODING / queries
-        for level in self.levels:
+        for level in levels:
             expected = level.k * share
             if expected - 2 * (expected * (1 - share)) ** 0.5 >= k:
                 return level if level.work < passing * 2 * dimension * each else None

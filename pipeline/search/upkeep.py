@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def read_layer(store: Store, exact: ExactRows, held: HeldLayer, *, mapped: bool = True) -> Layer:
     """Read the approximate index; raises as `files.read_faiss`."""
     index = read_faiss(store, held.file, held.faiss, mapped=mapped)
-    return Layer.over(exact, Approximate(held.kind, index), held.levels)
+    return Layer.over(exact, Approximate(held.kind, index), held.tuning)
 
 
 def keep_up(
@@ -74,17 +74,17 @@ def _tested(
     approximate: Approximate,
 ) -> HeldLayer:
     """Tune the index again where it misses too much, and train it again where that is no cure."""
-    test = self_test(exact, approximate, held.levels[0])
+    test = self_test(exact, approximate, held.tuning.near[0])
     raised = settings.recall > held.target and held.recall < settings.recall
     if not raised and not falls_short(test, min(settings.recall, held.recall)):
         return replace(held, target=settings.recall)
-    levels = tune(exact, approximate, settings.recall)
+    tuning = tune(exact, approximate, settings.recall)
     told = f"recall at 10 is {test.recall:.3f}, the target {settings.recall:g}"
-    if levels[0].recall < settings.recall and len(approximate) >= _WORTH * held.trained_on:
+    if tuning.near[0].recall < settings.recall and len(approximate) >= _WORTH * held.trained_on:
         return _trained(store, exact, live, choice, settings, told)
     logger.info("the %s index is tuned again: %s", held.kind, told)
-    _warn(levels[0], settings, held.kind)
-    return replace(held, levels=levels, target=settings.recall)
+    _warn(tuning.near[0], settings, held.kind)
+    return replace(held, tuning=tuning, target=settings.recall)
 
 
 def _may_stay(held: HeldLayer, choice: Choice, settings: IndexSettings) -> bool:
@@ -110,8 +110,8 @@ def _trained(
 ) -> HeldLayer:
     logger.info("the %s index is trained: %s", choice.kind, why)
     approximate = build(exact, np.flatnonzero(live), choice)
-    levels = tune(exact, approximate, settings.recall)
-    _warn(levels[0], settings, choice.kind)
+    tuning = tune(exact, approximate, settings.recall)
+    _warn(tuning.near[0], settings, choice.kind)
     new = HeldLayer(
         kind=choice.kind,
         name="",
@@ -121,7 +121,7 @@ def _trained(
         code_bytes=choice.code_bytes,
         bytes=0,
         target=settings.recall,
-        levels=levels,
+        tuning=tuning,
     )
     return _written(store, approximate, new)
 
