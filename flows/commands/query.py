@@ -101,7 +101,8 @@ def search(
     from pipeline.errors import InputError
     from pipeline.opening import open_store
     from pipeline.search.index import load_index
-    from pipeline.search.queries import Filters, find_similar
+    from pipeline.search.queries import Filters, Term
+    from pipeline.search.searcher import Searcher
 
     if (image is None) == (text is None):
         raise InputError("search: give either an image file or --text")
@@ -116,13 +117,15 @@ def search(
         query = vectors_of_files(resolved, files).vectors
     else:
         query = encoder.encode_texts([str(text)])
-    filters = Filters(label=label, min_confidence=min_confidence, path_contains=path)
-    hits = find_similar(opened, query, k, filters)
+    labels = () if label is None else (label,)
+    filters = Filters(labels=labels, min_confidence=min_confidence, path_contains=path)
+    term = Term(query[0], "text" if text is not None else "image")
+    hits = Searcher.open(opened).find([term], k, filters)
     if as_json:
         print_json(hits.to_dicts())
         return
     shown = table("cosine", "label", "score", "path")
     for hit in hits.iter_rows(named=True):
         score = "-" if hit["score"] is None else f"{hit['score']:.2f}"
-        shown.add_row(f"{hit['cosine']:.3f}", hit["label"] or "-", score, hit["path"])
+        shown.add_row(f"{hit[f'{term.kind}_cosine']:.3f}", hit["label"] or "-", score, hit["path"])
     show(f"Nearest to {image or text}", shown)
