@@ -21,6 +21,8 @@ from pipeline.opening import open_store
 from pipeline.search.searcher import Searcher
 from pipeline.store import Store
 
+_LONGEST_PAUSE = 30.0  # seconds
+
 logger = logging.getLogger(__name__)
 
 
@@ -98,9 +100,12 @@ class Follower:
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
+        pause = self._seconds
         while True:
-            await asyncio.sleep(self._seconds)
+            await asyncio.sleep(pause)
             await asyncio.to_thread(self.look)
+            # A store that cannot be read is not read over and over.
+            pause = self._seconds if self.problem is None else min(2 * pause, _LONGEST_PAUSE)
 
     def look(self) -> None:
         """Open a new snapshot where the store has changed; keep the old one where it cannot be."""

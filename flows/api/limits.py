@@ -100,7 +100,7 @@ class _Body:
         return message
 
     async def drain(self) -> None:
-        """Take a little more: who hears of a closed connection while sending may miss the answer."""
+        """Take a little more: who is cut off while sending may never read the answer."""
         end = self.taken + _LINGER_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(_LINGER_SECONDS):

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
+from pipeline.search.searcher import MAX_K
+
 MOST_TERMS = 64  # of each kind, in one query
-MOST_IMAGES = 10_000  # that one query may find
 _LONGEST = 2_000  # characters; models read some 77 tokens
 
 Text = Annotated[str, Field(min_length=1, max_length=_LONGEST)]
@@ -68,7 +69,7 @@ class SearchRequest(Strict):
         (), max_length=MOST_TERMS, description="of the images that are sent along, in their order"
     )
     filters: Filter = Filter()
-    k: int = Field(10, ge=1, le=MOST_IMAGES, description="images to find")
+    k: int = Field(10, ge=1, le=MAX_K, description="images to find")
 
 
 class Hit(BaseModel):

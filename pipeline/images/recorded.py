@@ -63,7 +63,7 @@ class RecordedImages:
     def seen(self, wanted: str) -> list[Seen]:
         """Return the paths of an image, in alphabetical order; none where it is unknown."""
         ids = self._files["image_id"]
-        first, end = (int(ids.search_sorted(wanted, side)) for side in ("left", "right"))  # type: ignore[arg-type, call-overload]
+        first, end = (int(ids.search_sorted(wanted, side)) for side in ("left", "right"))
         rows = self._files[first:end].select("path", "source", "bytes", "mtime")
         return [Seen(*row) for row in rows.iter_rows()]
 
