@@ -37,5 +37,8 @@ class ApiConfig(Section):
     )
     thumbnail: int = Field(512, ge=16, le=2048, description="longest side in pixels at most")
     follow_seconds: float = Field(
-        1, gt=0, description="seconds between looks whether the store has changed"
+        0,
+        ge=0,
+        description="seconds between looks whether the store has changed; 0: 1 on this machine, "
+        "30 in a bucket, where looks are billed",
     )

@@ -1,6 +1,5 @@
 """The app: routes, errors as one line of JSON each, and the few files of its page."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,8 +23,6 @@ _ABOUT = (
     "images: image_cosine and text_cosine are on scales of their own. Every error is JSON, and its "
     "detail says what to do."
 )
-
-logger = logging.getLogger(__name__)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -87,6 +84,6 @@ async def _bad_store(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "10"})
 
 
-async def _our_fault(_: Request, error: Exception) -> JSONResponse:
-    logger.error("a fault of ours", exc_info=error)
+async def _our_fault(_: Request, __: Exception) -> JSONResponse:
+    # Starlette raises it again, so that the server logs it with its traceback.
     return JSONResponse({"detail": "a fault of the service itself; its log tells more"}, 500)

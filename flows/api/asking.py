@@ -86,6 +86,7 @@ async def search(request: Request, service: Served) -> Response:
     async with service.admission():
         if kind == _JSON:
             query = checked(SearchRequest, await body_of(request, service))
+            _require_weights(query, 0)
             return _json(await _answered(request, service, _looking(query, [], [])))
         if kind != _FORM:
             raise wrong_kind(kind, _JSON, _FORM)
@@ -93,11 +94,7 @@ async def search(request: Request, service: Served) -> Response:
             require_known(form, "images", "not_images", "query")
             query = checked(SearchRequest, text_in(form, "query") or "{}")
             images, others = files_in(form, "images"), files_in(form, "not_images")
-            if query.image_weights and len(query.image_weights) != len(images):
-                raise HTTPException(
-                    422,
-                    f"image_weights: {len(query.image_weights)} weights for {len(images)} images",
-                )
+            _require_weights(query, len(images))
             pixels = await unless_gone(request, decoded(service, [*images, *others]))
         seen = _all_pictures(pixels, [file.filename for file in (*images, *others)])
         question = _looking(query, seen[: len(images)], seen[len(images) :])
@@ -142,6 +139,12 @@ def _looking(query: SearchRequest, images: list[Pixels], others: list[Pixels]) -
         query.k,
         _filters(query.filters),
     )
+
+
+def _require_weights(query: SearchRequest, images: int) -> None:
+    weights = len(query.image_weights)
+    if weights not in (0, images):
+        raise InputError(f"image_weights: {weights} weights for {images} images")
 
 
 def _filters(given: Filter) -> Filters:

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 
 import uvicorn
 
-from flows.api.app import create_app
 from flows.api.limits import is_loopback
-from flows.api.service import load_service
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.opening import open_store
 
 _FINISH_SECONDS = 30  # that running requests have after the signal to stop
 _BACKLOG = 1024
@@ -37,6 +36,10 @@ def serve(config: Config, ready: Callable[[str], None]) -> None:
                 "images, for nobody is asked who he is",
                 config.api.host,
             )
+        open_store(config.store)  # one that is not there is told before torch is loaded
+        from flows.api.app import create_app
+        from flows.api.service import load_service
+
         app = create_app(load_service(config))
         server = uvicorn.Server(
             uvicorn.Config(

@@ -33,7 +33,7 @@ class Service:
         self.follower = Follower(
             first,
             lambda: open_snapshot(config, encoder.identity),
-            seconds=self.knobs.follow_seconds,
+            seconds=self.knobs.follow_seconds or (1 if first.store.local else 30),
         )
         self.batcher: Batcher[Question, Reply] = Batcher(
             Answerer(encoder, self.follower),

@@ -27,6 +27,7 @@ from pipeline.search.queries import NO_FILTERS
 
 _MOST_NEIGHBOURS = 100
 _DAY = 86_400  # seconds
+_SIZE = 192  # pixels
 _ROW = ("image_id", "topk_labels", "topk_scores", "reason")
 WholeId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="32 hex digits")]
 
@@ -64,11 +65,15 @@ async def thumbnail(
     request: Request,
     service: Served,
     image_id: WholeId,
-    size: Annotated[int, Query(ge=16, description="longest side in pixels")] = 192,
+    size: Annotated[
+        int | None, Query(ge=16, description="longest side in pixels; 192, or what may be asked")
+    ] = None,
 ) -> Response:
     """Return an image of the store made small, if its file is still what was scanned."""
-    if size > service.knobs.thumbnail:
-        raise HTTPException(422, f"size: must be at most {service.knobs.thumbnail}, got {size}")
+    most = service.knobs.thumbnail
+    size = size or min(_SIZE, most)
+    if size > most:
+        raise HTTPException(422, f"size: must be at most {most} (api.thumbnail), got {size}")
     async with service.admission():
         tag = f'"{image_id}-{size}"'  # an id is a hash of bytes: it never means others
         headers = {"ETag": tag, "Cache-Control": f"private, max-age={_DAY}"}
