@@ -82,6 +82,9 @@ class FakeEncoder(OneLane):
     def cut(self, texts: Sequence[str]) -> list[bool]:
         return [len(text.split()) > 4 for text in texts]  # it reads four words
 
+    def length(self, text: str) -> tuple[int, int]:
+        return len(text.split()), 4
+
 
 def axis(number: int) -> Floats:
     """Return a unit vector (4,) along one axis."""

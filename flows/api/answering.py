@@ -15,7 +15,7 @@ import polars as pl
 
 from flows.api.following import Follower, Snapshot
 from pipeline.arrays import Floats, Pixels
-from pipeline.clip.prompts import embed_labels, held_label_vectors
+from pipeline.clip.prompts import embed_labels, held_label_vectors, unreadable
 from pipeline.clip.protocol import ImageEncoder
 from pipeline.errors import InputError
 from pipeline.label_set import LabelSet, LabelVectors
@@ -131,14 +131,13 @@ class Answerer:
         return answers
 
     def _embedded(self, wanted: Iterable[str]) -> dict[str, Floats | InputError]:
-        """Return the vector (D,) of each text, or that it is too long."""
+        """Return the vector (D,) of each text, or that the model cannot read it whole."""
         distinct = list(dict.fromkeys(wanted))
         new = [text for text in distinct if text not in self._texts]
         if new:
-            too_long = self._encoder.cut(new)
-            vectors = self._encoder.encode_texts(new)
-            for text, vector, cut in zip(new, vectors, too_long, strict=True):
-                self._texts[text] = _too_long(text) if cut else vector
+            wrong = unreadable(new, self._encoder)
+            for text, vector in zip(new, self._encoder.encode_texts(new), strict=True):
+                self._texts[text] = InputError(wrong[text]) if text in wrong else vector
         told = {text: self._texts[text] for text in distinct}
         for text in distinct:
             self._texts.move_to_end(text)
@@ -216,7 +215,3 @@ def _pictures(question: Question) -> list[Pixels]:
     if isinstance(question, Naming):
         return list(question.pictures)
     return [term.pixels for term in question.terms if isinstance(term, Shown)]
-
-
-def _too_long(text: str) -> InputError:
-    return InputError(f"text {text[:40]!r}...: longer than the model reads; say it in fewer words")

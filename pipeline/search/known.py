@@ -5,6 +5,7 @@ Shapes: N rows of the index, M images that are there.
 
 import difflib
 import threading
+from dataclasses import asdict
 from functools import cached_property
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.arrays import Bools, Ints
 from pipeline.catalog import last_observations
 from pipeline.errors import InputError
 from pipeline.identity import digest
-from pipeline.labels.confidence import calibration_state
+from pipeline.labels.confidence import held_calibration
 from pipeline.labels.labelling import current_table
 from pipeline.search.index import CURRENT
 from pipeline.search.queries import Filters
@@ -123,6 +124,7 @@ class Known:
             named += [pl.col("labels").list.contains(label) for label in filters.labels]
             tests.append(pl.any_horizontal([test.fill_null(value=False) for test in named]))
         if filters.min_confidence > 0:
+            self._require_labels()
             tests.append(pl.col("confidence") >= filters.min_confidence)
         return tests
 
@@ -141,7 +143,12 @@ class Known:
             tests.append(pl.col("arrived") < filters.until)
         return tests
 
+    def _require_labels(self) -> None:
+        if self.images["score"].null_count() == len(self.images):
+            raise InputError(f"{self._location}: holds no labels yet; `pseudolabel run` makes them")
+
     def _require_label(self, label: str) -> None:
+        self._require_labels()
         names = self._label_names
         if label in names:
             return
@@ -187,10 +194,12 @@ def state_of(store: Store) -> str:
     """Return what stands for all that a snapshot is made of."""
     table = current_table(store)
     tables = ["files", table] if table else ["files"]
+    held = held_calibration(store, table) if table else None
     return digest(
         [
             store.state(*tables),
-            calibration_state(store, table) if table else "",
+            # Whether it is applied to every part counts, too: one after another is rewritten.
+            asdict(held) if held else None,
             store.get_json(CURRENT),
             store.fingerprint(SELECTION, "selection"),
         ]

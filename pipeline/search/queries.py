@@ -73,11 +73,11 @@ class Moments:
 
     @classmethod
     def of(cls, vectors: Floats) -> "Moments":
-        """Measure (S, D) vectors, at least one."""
-        wide = vectors.astype(np.float64)
-        mean = wide.mean(axis=0)
+        """Measure (S, D) vectors; of none all is 0."""
+        count, wide = max(len(vectors), 1), vectors.astype(np.float64)
+        mean = wide.sum(axis=0) / count
         wide -= mean
-        return cls(mean, wide.T @ wide / len(wide))
+        return cls(mean, wide.T @ wide / count)
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,10 @@ def combine(terms: Sequence[Term], moments: Moments) -> Combination:
     """
     weights = np.array([term.weight for term in terms])
     if not (weights > 0).any():
-        raise InputError(
-            "a query needs something to look for: a text, an image or an id of a weight above 0"
-        )
+        raise InputError("a query needs a text, an image or an id to look for: of a weight above 0")
     vectors = np.stack([term.vector for term in terms]).astype(np.float64)
-    spread = np.sqrt(np.maximum(np.einsum("td,de,te->t", vectors, moments.covariance, vectors), 0))
+    variance = ((vectors @ moments.covariance) * vectors).sum(axis=1)
+    spread = np.sqrt(np.maximum(variance, 0))
     spread[spread < _FLAT] = 1.0  # to such a term all images are the same: it ranks none
     scaled = weights / spread
     combined, total = scaled @ vectors, np.abs(weights).sum()

@@ -22,6 +22,7 @@ from pipeline.store import Store
 MAX_K = 10_000
 _SAMPLE = 16_384  # images whose spread is measured: it is known to some 0.6 %
 _CELLS = 1 << 24  # queries x images of one search: 200 MB
+_FEW_GONE = 100
 _ABOUT = ("image_id", "path", "label", "score", "confidence")
 _NUMBERS = ("image_cosine", "text_cosine", "standing")
 
@@ -41,6 +42,12 @@ class _Hits:
 
     rows: Ints  # of the index, most similar first
     numbers: dict[str, Floats]  # those of _NUMBERS that there are
+
+
+def require_k(k: int) -> None:
+    """Raise InputError over a number of images that cannot be asked for."""
+    if not 1 <= k <= MAX_K:
+        raise InputError(f"k must be 1 to {MAX_K:,}, got {k}")
 
 
 class Searcher:
@@ -99,17 +106,28 @@ class Searcher:
                 cancel one another out or of another dimension, or a filter asks for what the store
                 does not hold.
         """
-        if not 1 <= k <= MAX_K:
-            raise InputError(f"k must be 1 to {MAX_K:,}, got {k}")
-        among = self._known.among(filters)
+        require_k(k)
+        among, gone = self._known.among(filters), 0
+        if filters == NO_FILTERS and among is not None:
+            gone = len(self._index) - len(among)
+            if gone <= _FEW_GONE:  # to leave these out afterwards is cheaper than to name the rest
+                among = None
         asked = [_Asked(terms, self._combine(terms), self._left_out(terms)) for terms in queries]
-        wanted = k + max((len(one.left_out) for one in asked), default=0)
+        wanted = k + gone + max((len(one.left_out) for one in asked), default=0)
         wanted = min(wanted, len(self._index) if among is None else len(among))
         step = max(1, _CELLS // max(wanted, 1))
         answers: list[pl.DataFrame] = []
         for at in range(0, len(asked), step):
             answers += self._tables(self._search(asked[at : at + step], k, wanted, among))
         return answers
+
+    def require(self, filters: Filters) -> None:
+        """Raise InputError over filters that ask for what the store does not hold."""
+        self._known.among(filters)
+
+    def check(self, terms: Sequence[Term]) -> None:
+        """Raise InputError over a query that `find` would refuse."""
+        self._combine(terms)
 
     def term(self, image_id: str, weight: float = 1.0, *, itself: bool = False) -> Term:
         """Return an image of the store as a term.
@@ -178,10 +196,7 @@ class Searcher:
                 if len(rows) > _SAMPLE:
                     drawn = np.random.default_rng(0).choice(len(rows), _SAMPLE, replace=False)
                     rows = rows[np.sort(drawn)]
-                vectors = self._index.vectors(rows)
-                if not len(vectors):  # nobody can answer, whatever is asked
-                    vectors = np.zeros((1, self._index.dimension), np.float32)
-                self._moments = Moments.of(vectors)
+                self._moments = Moments.of(self._index.vectors(rows))
             return self._moments
 
     def _left_out(self, terms: Sequence[Term]) -> Ints:
@@ -199,7 +214,7 @@ class Searcher:
         found = self._index.search(vectors, wanted, among)
         answers = []
         for one, rows, cosines in zip(asked, found.rows, found.cosines, strict=True):
-            hit = rows >= 0
+            hit = (rows >= 0) & (self._known.place[rows] >= 0)
             if len(one.left_out):
                 hit &= ~np.isin(rows, one.left_out)
             rows, cosines = rows[hit][:k], cosines[hit][:k]
