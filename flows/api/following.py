@@ -47,15 +47,20 @@ class Snapshot:
     at: datetime
 
 
-def open_snapshot(config: Config, encoder: EncoderIdentity) -> Snapshot:
+def open_snapshot(config: Config, encoder: EncoderIdentity | None) -> Snapshot:
     """Read what a store holds now.
+
+    Args:
+        config: which store.
+        encoder: that it must be of; None: not known yet.
 
     Raises:
         InputError: there is no store, it has no index yet, or is of another encoder.
         StoreError: it is damaged.
     """
     store, now = open_store(config.store), datetime.now(UTC)
-    store.require(encoder)
+    if encoder is not None:
+        store.require(encoder)
     searcher = Searcher.open(store)
     images = RecordedImages.of(store)
     return Snapshot(store, searcher, images, _labelled(store, images), now)

@@ -18,8 +18,6 @@ from pipeline.images.decoding import Picture, Refusal
 from pipeline.images.paths import name_of
 from pipeline.images.recorded import Gone
 from pipeline.images.thumbnails import Within, jpeg_of
-from pipeline.opening import open_store
-from pipeline.search.index import load_index
 
 R = TypeVar("R")
 
@@ -43,7 +41,7 @@ class Service:
         )
         self.admission = Admission(self.knobs.max_waiting)
         self.uploads = asyncio.Semaphore(self.knobs.max_uploads)
-        workers = cores()
+        workers = config.run.decode_workers or cores()
         uploads = {"max_pixels": self.knobs.max_pixels, "decode_seconds": self.knobs.decode_seconds}
         scan = config.scan.model_copy(update=uploads)
         self._decoders = resources.decoders(config.model_copy(update={"scan": scan}), workers)
@@ -101,9 +99,10 @@ def load_service(config: Config) -> Service:
         InputError: there is no store, it has no index yet, or the model is another one.
         StoreError: the store is damaged.
     """
-    load_index(open_store(config.store))  # one without is told before a model is loaded in vain
+    first = open_snapshot(config, None)  # what is wrong is told before a model is loaded in vain
     encoder = resources.encoder(config)
-    return Service(config, encoder, open_snapshot(config, encoder.identity))
+    first.store.require(encoder.identity)
+    return Service(config, encoder, first)
 
 
 async def _in(pool: ThreadPoolExecutor, work: Callable[[], R]) -> R:
