@@ -6,6 +6,7 @@ import sys
 import typer
 
 from flows.commands import labels, query, report, run, training, upkeep
+from flows.commands.api import api
 from flows.commands.audit import audit
 from flows.commands.caption import caption
 from flows.commands.search import search
@@ -20,7 +21,7 @@ app = typer.Typer(
 )
 for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
-    *(query.classify, search),
+    *(query.classify, search, api),
     *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, caption, report.export, report.status),
     *(upkeep.verify, upkeep.compact),

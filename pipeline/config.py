@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import InputError
+from pipeline.knobs_of_api import ApiConfig
 from pipeline.sections import (
     CaptionConfig,
     EncoderConfig,
@@ -36,6 +37,7 @@ class Config(Section):
     caption: CaptionConfig = CaptionConfig()
     index: IndexConfig = IndexConfig()
     run: RunConfig = RunConfig()
+    api: ApiConfig = ApiConfig()
 
 
 def make_config(values: dict[str, Any], where: str = "options") -> Config:
