@@ -17,9 +17,8 @@ from math import ceil
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.arrays import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints, Shorts
 from pipeline.caching import cached_arrays, keep_arrays
 from pipeline.search.index import Neighbours
 from pipeline.search.self_join import (
@@ -31,8 +30,6 @@ from pipeline.search.self_join import (
     nearest_others,
 )
 from pipeline.store import Store
-
-Numbers = npt.NDArray[np.int32]  # of cells: there may be many
 
 TARGET = 0.95  # recall, of the K nearest others
 SAMPLE = 256  # images that recall is measured on
@@ -50,8 +47,8 @@ class Cells:
 
     index: Vectors
     centroids: Floats  # (C, D), rows of unit length
-    homes: Numbers  # (N,) the cell of each image
-    probes: int  # P
+    homes: Shorts  # (N,) the cell of each image
+    probes: int  # P; 0: not tuned yet
     trained: int  # N, when the centroids were made
     exact: bool = False
 
@@ -75,7 +72,7 @@ class Cells:
             places = visits[stops[cell - 1] if cell else 0 : stops[cell]] // visited.shape[1]
             yield from blocks(places, rows, step)
 
-    def nearest(self, rows: Ints, count: int) -> Numbers:
+    def nearest(self, rows: Ints, count: int) -> Shorts:
         """Return the cells nearest to some images, nearest first: (len(rows), count)."""
         found = np.empty((len(rows), count), np.int32)
         step = block_rows(self.index.dimension)
@@ -102,7 +99,7 @@ def make_cells(index: Vectors) -> Cells:
     )
     training.train(index.vectors(sample))
     centroids: Floats = np.asarray(training.centroids, np.float32)
-    cells = Cells(index, centroids, np.empty(0, np.int32), probes=1, trained=count)
+    cells = Cells(index, centroids, np.empty(0, np.int32), probes=0, trained=count)
     return replace(cells, homes=cells.nearest(np.arange(count), 1)[:, 0])
 
 

@@ -18,7 +18,7 @@ from pipeline.arrays import Bools, Floats, Ints
 from pipeline.search.index import Neighbours
 
 BLOCK_BYTES = 32 << 20  # of decoded vectors on either side
-_TILE = 1024  # images asked about whose cosines with a block are held at once
+_TILE = 512  # images asked about whose cosines with a block are held at once
 # Half precision moves the cosine of two equal vectors by up to 1e-3: nothing nearer is to be found.
 EQUAL = 1 - 1e-3
 
