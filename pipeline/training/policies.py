@@ -40,12 +40,12 @@ class Rules:
 def choose(images: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     """Decide for each image, given label, confidence, reason (of abstaining) and group.
 
-    Of each group of near-duplicates one image stands for all: the one it is named after, or else
-    the surest. The others, and images for testing, count neither towards a class nor towards a cap.
+    Of each group of near-duplicates one image stands for all: its `leader`, or else the surest. The
+    others, and images for testing, count neither towards a class nor towards a cap.
 
     Args:
         images: image_id, label, confidence, reason, and group, which near-duplicates share; with
-            `split`, images of "test" are never kept; with `calibrated`, a reason says "score" where
+            `leader`, the image of the group that stands for it; with `split`, images of "test" are never kept; with `calibrated`, a reason says "score" where
             no audit made it a confidence.
         rules: what decides.
 
@@ -60,13 +60,12 @@ def choose(images: pl.DataFrame, rules: Rules) -> pl.DataFrame:
         raise ValueError(f"image {name} has a label and no confidence that is a number")
     own = pl.coalesce(pl.col("group").cast(pl.String), pl.col("image_id"))  # null is no group
     ranked = best_first(images.with_columns(group=own))
-    named = (pl.col("image_id") == pl.col("group")).any().over("group")
-    surest = pl.col("image_id").first().over("group")
-    leader = pl.when(named).then("group").otherwise(surest)
-    told = _reason(ranked.with_columns(leader=leader), rules)
+    if "leader" not in ranked.columns:
+        ranked = ranked.with_columns(leader=pl.col("image_id").first().over("group"))
+    told = _reason(ranked, rules)
     twins = pl.len().over("group") > 1
     return ranked.with_columns(
-        told.alias("reason"), duplicate_group=pl.when(twins).then(leader).otherwise(None)
+        told.alias("reason"), duplicate_group=pl.when(twins).then("leader").otherwise(None)
     ).with_columns(
         kept=pl.col("reason").is_null(),
         weight=pl.when(pl.col("reason").is_null()).then(pl.col("confidence")).otherwise(0.0),

@@ -182,7 +182,7 @@ def selection_state(store: Store) -> str:
 def _grouped(
     store: Store, ranked: pl.DataFrame, index: SearchIndex, settings: SelectSettings
 ) -> pl.DataFrame:
-    """Add group, the image that stands for this one and its near-duplicates, crowd, split_group."""
+    """Add group and leader, the image that stands for this one, crowd and split_group."""
     place = {image_id: rank for rank, image_id in enumerate(ranked["image_id"])}
     # An image that is gone is still in the index; it stands behind all that are there.
     rank = np.array([place.get(image_id, len(place)) for image_id in index.ids], np.int64)
@@ -191,8 +191,8 @@ def _grouped(
     plan = crowd_plan(store, index, links)
     found = near_duplicates(index, rank, cosine=cosine, links=links, plan=plan)
     ids = pl.Series("image_id", index.ids, pl.String)
-    own = pl.Series("group", [index.ids[row] for row in found.leaders], pl.String)
-    leaders = pl.DataFrame([ids, own])
+    own = ids.gather(found.leaders)
+    leaders = pl.DataFrame({"image_id": ids, "group": own, "leader": own})
     crowds = pl.DataFrame([ids, pl.Series("crowd", found.crowds)])
     grouped = ranked.join(leaders, on="image_id", how="left", maintain_order="left")
     grouped = grouped.join(crowds, on="image_id", how="left", maintain_order="left")
