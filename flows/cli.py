@@ -8,6 +8,7 @@ import typer
 from flows.commands import labels, query, report, run, training, upkeep
 from flows.commands.audit import audit
 from flows.commands.caption import caption
+from flows.commands.duplicates import duplicates
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ app = typer.Typer(
 )
 for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
-    *(query.classify, query.search),
+    *(query.classify, query.search, duplicates),
     *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, caption, report.export, report.status),
     *(upkeep.verify, upkeep.compact),

@@ -17,6 +17,7 @@ from pipeline.labels.labelling import current_labels
 from pipeline.search.duplicates import crowd_plan, near_duplicates, threshold
 from pipeline.search.index import SearchIndex
 from pipeline.search.links import read_links
+from pipeline.search.neighbours import measured_recall
 from pipeline.search.self_join import Everybody, comparisons
 from pipeline.store import Store
 
@@ -32,18 +33,17 @@ class Groups:
 
     images: int  # looked at
     pairs: int  # at least so similar, as far as the table of neighbours names them
-    # Of the pairs that some of the images really have, the share that is in one group or crowd;
-    # null: they have none.
+    # Of the pairs that a sample of the images really has, the share that is in one crowd; null: it
+    # has none.
     recall: float | None
+    neighbour_recall: float | None  # of the table of neighbours, as it was measured
     # group (from 0 on, largest first), image_id, path, width, height (px), margin, bytes, cosine
     # (with the best), best, reason (of the best: why it is); the best of each group first
     members: pl.DataFrame
     copies: pl.DataFrame  # image_id, paths: the same bytes under several paths; most paths first
 
 
-def find_groups(
-    store: Store, index: SearchIndex, *, cosine: float, crowds: bool = False
-) -> Groups:
+def find_groups(store: Store, index: SearchIndex, *, cosine: float, crowds: bool = False) -> Groups:
     """Group the images that are there and at least so similar.
 
     Args:
@@ -56,8 +56,7 @@ def find_groups(
     Raises:
         InputError: the threshold is out of range.
     """
-    if not 0 < cosine <= 1:
-        raise InputError(f"threshold {cosine:g}: a cosine above 0, up to 1, is needed")
+    require_cosine(cosine)
     images = best_first(_described(store))
     numbers = pl.DataFrame({"image_id": index.ids, "row": np.arange(len(index))})
     images = images.join(numbers, on="image_id", how="inner", maintain_order="left")
@@ -73,9 +72,16 @@ def find_groups(
         images=len(rows),
         pairs=int(there[links.pairs].all(axis=1).sum()),
         recall=_recall(index, there, found.crowds, cosine),
+        neighbour_recall=measured_recall(store, len(index)),
         members=_members(index, images.with_columns(found=pl.Series(gathered, dtype=pl.Int64))),
         copies=_copies(store),
     )
+
+
+def require_cosine(cosine: float) -> None:
+    """Raise InputError over a threshold that is out of range; NaN is, too."""
+    if not 0 < cosine <= 1:
+        raise InputError(f"threshold {cosine:g}: a cosine above 0, up to 1, is needed")
 
 
 def best_first(images: pl.DataFrame) -> pl.DataFrame:
@@ -127,8 +133,10 @@ def _described(store: Store) -> pl.DataFrame:
 
 def _members(index: SearchIndex, images: pl.DataFrame) -> pl.DataFrame:
     """Number the groups of at least two, of images best first with what they were `found` in."""
-    size = pl.len().over("found")
-    several = images.with_columns(size=size, first=pl.int_range(pl.len()).min().over("found"))
+    placed = images.with_row_index("place")
+    several = placed.with_columns(
+        size=pl.len().over("found"), first=pl.col("place").min().over("found")
+    )
     several = several.filter(pl.col("size") > 1).sort(
         "size", "first", descending=[True, False], maintain_order=True
     )

@@ -45,8 +45,9 @@ def choose(images: pl.DataFrame, rules: Rules) -> pl.DataFrame:
 
     Args:
         images: image_id, label, confidence, reason, and group, which near-duplicates share; with
-            `leader`, the image of the group that stands for it; with `split`, images of "test" are never kept; with `calibrated`, a reason says "score" where
-            no audit made it a confidence.
+            `leader`, the image of the group that stands for it; with `split`, images of "test" are
+            never kept; with `calibrated`, a reason says "score" where no audit made it a
+            confidence.
         rules: what decides.
 
     Raises:
