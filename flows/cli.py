@@ -9,6 +9,7 @@ from flows.commands import labels, query, report, run, training, upkeep
 from flows.commands.api import api
 from flows.commands.audit import audit
 from flows.commands.caption import caption
+from flows.commands.duplicates import duplicates
 from flows.commands.search import search
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
@@ -21,7 +22,7 @@ app = typer.Typer(
 )
 for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
-    *(query.classify, search, api),
+    *(query.classify, search, duplicates, api),
     *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, caption, report.export, report.status),
     *(upkeep.verify, upkeep.compact),

@@ -187,7 +187,11 @@ def index(config: Config) -> search_index.IndexSummary:
 
 def select(config: Config) -> selection.SelectSummary:
     """Choose the images worth training on."""
-    return selection.select(open_store(config.store), select_settings(config))
+    return selection.select(
+        open_store(config.store),
+        select_settings(config),
+        on_progress=lambda images: listener.get().advance(images, 0),
+    )
 
 
 def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:

@@ -120,7 +120,7 @@ def raw(index: SearchIndex) -> Search:
     if index.layer is None:
         flat = flat_of(index.exact)
         return lambda queries: flat.search(queries, K)[1]
-    made, level = index.layer.approximate, index.layer.levels[0]
+    made, level = index.layer.approximate, index.layer.tuning.near[0]
     inside: Any = faiss
     if made.kind == "hnsw":
         parameters = inside.SearchParametersHNSW(efSearch=level.effort)
