@@ -12,6 +12,7 @@ import pytest
 from flows.drop import DEFAULT_OPTIONS, DropSummary, process_drop
 from flows.runners import PlainTasks
 from pipeline.config import Config, make_config
+from pipeline.cores import cores
 from tests.s3 import s3, s3_proxy  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
@@ -22,10 +23,47 @@ DATA = ROOT / "data"
 TINY = f"local-dir:{DATA / 'models/tiny-clip'}"
 SHARED = ROOT.parent / "shared/data"  # real photos; not part of the repository
 
+# Where bytecode may not be kept, every process compiles torch or Prefect anew, for 5 s and more.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.pycache_prefix = str(ROOT / ".pytest_cache/bytecode")
+    sys.dont_write_bytecode = False
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", sys.pycache_prefix)
+if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is loaded: a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The files that take longest: they are begun first, so that none is left over at the end.
+SLOW = ["test_crash", "prefect", "test_leases", "test_workers", "test_readers", "test_lanes"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite in a process for each core, four at most; named files in this one."""
+    if any(".py" in argument for argument in config.args):
+        return 0
+    return min(cores(), 4)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and in one those that share a Prefect demo."""
+    places: dict[str, int] = {}
+    for item in items:
+        group = item.nodeid.partition(".py")[0].rpartition("/")[2]
+        if "prefect_demo" in getattr(item, "fixturenames", ()):
+            group = "prefect"
+        item.add_marker(pytest.mark.xdist_group(group))
+        places[item.nodeid] = SLOW.index(group) if group in SLOW else len(SLOW)
+    items.sort(key=lambda item: places[item.nodeid])
+
 
 def demo_config(store: Path, **sections: object) -> Config:
-    """Return the config of `pseudolabel demo`, in fp32 so that numbers are exact."""
+    """Return the config of `pseudolabel demo`, in fp32 so that numbers are exact.
+
+    One decoder unless more are asked for: a process takes longer to start than these pictures take.
+    """
+    run = sections.pop("run", {})
+    assert isinstance(run, dict)
     values: dict[str, object] = {
+        "run": {"decode_workers": 1, **run},
         "store": str(store),
         "sources": [str(DATA / "images")],
         "encoder": {"model": TINY, "device": "cpu", "precision": "fp32"},
