@@ -197,7 +197,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
     store = open_store(config.store)
     sheet = None
     if current_table(store) is not None:
-        with decoders_for(config, THUMBNAIL, cores()) as pool:
+        with decoders_for(config, THUMBNAIL, config.run.decode_workers or cores()) as pool:
             png = contact_sheet(store, decode=pool.decode)
         if png is not None:
             sheet = f"runs/{run_id}/contact-sheet.png"
