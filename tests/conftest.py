@@ -16,6 +16,9 @@ from pipeline.cores import cores
 from tests.s3 import s3, s3_proxy  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
     from pipeline.clip.encoder import Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,8 +34,15 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
 if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is loaded: a core each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The files that take longest: they are begun first, so that none is left over at the end.
-SLOW = ["test_crash", "prefect", "test_leases", "test_workers", "test_readers", "test_lanes"]
+# The files that take longest are begun first, so that none is left over at the end.
+SLOW = ["test_crash", "prefect", "test_verify", "test_leases", "test_workers", "test_remote_runs"]
+PREFECT = {"test_flows", "test_readme", "test_relabel", "test_caption"}  # one Prefect demo for all
+
+
+def group_of(nodeid: str) -> str:
+    """Return what runs in one process, one after another: a file, or those that share a demo."""
+    file = nodeid.partition(".py::")[0].rpartition("/")[2]
+    return "prefect" if file in PREFECT else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -43,16 +53,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(cores(), 4)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """Deal out groups; `--dist loadgroup` of xdist 3.8 does not go with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and in one those that share a Prefect demo."""
-    places: dict[str, int] = {}
-    for item in items:
-        group = item.nodeid.partition(".py")[0].rpartition("/")[2]
-        if "prefect_demo" in getattr(item, "fixturenames", ()):
-            group = "prefect"
-        item.add_marker(pytest.mark.xdist_group(group))
-        places[item.nodeid] = SLOW.index(group) if group in SLOW else len(SLOW)
-    items.sort(key=lambda item: places[item.nodeid])
+    """Begin with the slow groups."""
+    places = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(group_of(item.nodeid), len(SLOW)))
 
 
 def demo_config(store: Path, **sections: object) -> Config:

@@ -12,9 +12,9 @@ from tests.helpers import axis, draw, label_set, label_store, make_store
 
 
 def test_shares_and_majorities_by_hand() -> None:
-    own = np.array([0, 1, 1, 2, -1])
-    near = np.array([[1, 2, 3], [0, 2, 4], [1, 3, -1], [4, -1, -1], [0, 1, 2]])
-    share, said = compare(own, near)
+    own = np.array([0, 1, 1, 2, 0])
+    theirs = np.array([[1, 1, 2], [0, 1, -1], [1, 2, -1], [-1, -1, -1], [2, 1, 1]])
+    share, said = compare(own, theirs)
     assert share[:3].tolist() == [0, 0.5, 0.5]  # of those neighbours that have a label
     assert np.isnan(share[3]) and share[4] == 0
     assert said.tolist() == [1, 0, 1, -1, 1]  # at a tie the nearer one's
