@@ -40,7 +40,7 @@ class ClassAgreement:
     label: str
     images: int
     agreement: float  # mean share of neighbours with the same label, 0 to 1
-    next_to: str | None  # the other label that its neighbours have most often
+    next_to: str | None  # the other label that most neighbours of an image have, most often
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,7 @@ def agreement(store: Store) -> Agreement:
     images = (
         compared.join(present_images(store), on="image_id")
         .join(scores, on="image_id")
-        .with_columns(
-            label=_named("label_index", names), neighbours_say=_named("theirs", names)
-        )
+        .with_columns(label=_named("label_index", names), neighbours_say=_named("theirs", names))
         .sort(["agreement", "score", "image_id"], descending=[False, True, False])
         .select("image_id", "path", "label", "score", "agreement", "neighbours_say")
     )
@@ -124,8 +122,12 @@ def summarise(store: Store, run_id: str) -> AgreementSummary | None:
     )
 
 
-def label_agreement(store: Store) -> pl.DataFrame | None:
+def label_agreement(store: Store, only: pl.Series | None = None) -> pl.DataFrame | None:
     """Return the agreement of each labelled image that is there, in no order.
+
+    Args:
+        store: it must hold labels.
+        only: the ids of the images that are asked for; all when None.
 
     Returns:
         image_id, label_index, agreement (0 to 1), theirs (the index of the label that most of its
@@ -142,7 +144,8 @@ def label_agreement(store: Store) -> pl.DataFrame | None:
         .filter(pl.col("image_id").is_first_distinct() & (pl.col("label_index") != ABSTAIN))
         .join(present_images(store), on="image_id", how="semi")
     )
-    return store.steadily(lambda: _beside_neighbours(store, labels))
+    asked = labels if only is None else labels.filter(pl.col("image_id").is_in(only.implode()))
+    return store.steadily(lambda: _beside_neighbours(store, labels, asked))
 
 
 def compare(own: Ints, theirs: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
@@ -198,13 +201,13 @@ def by_class(compared: pl.DataFrame, names: Sequence[str]) -> list[ClassAgreemen
     ]
 
 
-def _beside_neighbours(store: Store, labels: pl.DataFrame) -> pl.DataFrame:
-    """Read the neighbours of the images in `labels` (image_id, label_index), and compare."""
+def _beside_neighbours(store: Store, labels: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """Read the neighbours of the images `asked` (image_id, label_index), and compare."""
     table = neighbours_table(indexed(store))
     found = [pl.DataFrame(schema=_SCHEMA)]
     for part in store.parts(table):
         held = store.read(table, ["image_id", "neighbours"], [part])
-        for block in held.join(labels, on="image_id", how="inner").iter_slices(_BLOCK):
+        for block in held.join(asked, on="image_id", how="inner").iter_slices(_BLOCK):
             own = block["label_index"].to_numpy().astype(np.int64)
             share, most = compare(own, _labels_of(block["neighbours"], labels))
             compared = block.select("image_id", "label_index").with_columns(
