@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 from pipeline.images.paths import is_local, local_path, name_of
 from pipeline.images.reading import read_bytes
 from pipeline.labels.labelling import current_labels
+from pipeline.search.agreement import label_agreement
 from pipeline.store import Store
 from pipeline.tables import LABELS
 from pipeline.training.selection import TABLE as SELECTION
@@ -36,6 +37,7 @@ COLUMNS = [
     "selected",
     "split",
     "reason",
+    "agreement",  # share of the nearest images with the same label; null: not known
 ]
 _SHARD_IMAGES = 1000  # per tar
 
@@ -86,7 +88,8 @@ def export(store: Store, out: Path, form: str, *, selected_only: bool = False) -
 def flat_table(store: Store) -> pl.DataFrame:
     """Join files, labels and selection: one row per path that is there, sorted by path.
 
-    A store with captions has them in one more column, null where an image has none.
+    A store with captions has them in one more column, null where an image has none. Agreement is
+    told where a run has searched neighbours; none are searched for it.
     """
     files = current_files(store, ["image_id", "status", "reason"])
     files = files.filter(pl.col("status").is_in(["ok", "unreadable"]))
@@ -98,6 +101,12 @@ def flat_table(store: Store) -> pl.DataFrame:
     joined = files.join(labels, on="image_id", how="left").join(
         selection, on="image_id", how="left"
     )
+    compared = label_agreement(store)
+    if compared is None:
+        joined = joined.with_columns(agreement=pl.lit(None, pl.Float64))
+    else:
+        agreement = compared.select("image_id", "agreement")
+        joined = joined.join(agreement, on="image_id", how="left")
     table = (
         joined.with_columns(
             pl.col("selected").fill_null(False),
