@@ -135,7 +135,7 @@ def lets_pass(filters: Filters, image: Truth) -> bool:
     return (
         bool(by_path)
         and (not filters.labels or bool({image.label, *image.labels} & set(filters.labels)))
-        and np.float32(image.confidence) >= np.float32(filters.min_confidence)
+        and bool(np.float32(image.confidence) >= np.float32(filters.min_confidence))
         and (filters.kept is None or (image.kept is True) == filters.kept)
         and (filters.since is None or image.arrived >= filters.since)
         and (filters.until is None or image.arrived < filters.until)
