@@ -160,7 +160,7 @@ some_filters = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @example(Filters(min_confidence=0.9), 80, 0)  # of one image exactly that
 @given(some_filters, st.integers(1, 80), st.integers(0, 2**32 - 1))
 def test_who_passes_the_filters_answers_nearest_first(
