@@ -122,5 +122,5 @@ def _per_class(
     hits = np.bincount(label[right], minlength=size) / np.maximum(images, 1)
     return [
         ClassBeside(classes[at], int(images[at]), float(agreed[at]), float(hits[at]))
-        for at in np.flatnonzero(images)
+        for at in np.flatnonzero(images).tolist()
     ]

@@ -80,11 +80,11 @@ def agreement_png(told: AgreementTold, *, word: str) -> bytes:
         ("agreement", told.by_agreement, _BLUE),
         (word, told.by_confidence, _RED),
     ):
-        seen = [band for band in found if band.accuracy is not None]
-        middle = [(band.lowest + band.highest) / 2 for band in seen]
-        axes.plot(middle, [band.accuracy for band in seen], "o-", color=colour, label=name)
-        for place, band in zip(middle, seen, strict=True):
-            axes.annotate(f"{band.images}", (place, band.accuracy or 0.0), fontsize=7)
+        seen = [(band, band.accuracy) for band in found if band.accuracy is not None]
+        middle = [(band.lowest + band.highest) / 2 for band, _ in seen]
+        axes.plot(middle, [accuracy for _, accuracy in seen], "o-", color=colour, label=name)
+        for place, (band, accuracy) in zip(middle, seen, strict=True):
+            axes.annotate(f"{band.images}", (place, accuracy), fontsize=7)
     axes.set_title(f"Right among {told.images} images, by bands (and how many images)")
     axes.legend(loc="best")
     return _png(figure)
