@@ -178,7 +178,7 @@ def _gone(
     """Return the missing files that are known to be gone, and the members of tars that are."""
     # What lies below a folder that could not be listed is not known to be gone.
     unlisted = listing.filter(pl.col("problem").str.starts_with(UNLISTED))["path"].to_list()
-    own = _below(scanned) & ~_below(unlisted)
+    own = lies_below(scanned) & ~lies_below(unlisted)
     was_tar = pl.col("status").is_in([SHARD, "unreadable", "lost"])
     was_tar &= pl.col("path").str.to_lowercase().str.ends_with(".tar")
     was_tar &= ~pl.col("path").str.starts_with("tar")  # a member's path ends with its tar's
@@ -201,7 +201,7 @@ def _members_kept(missing: pl.DataFrame, tars: Tars) -> int:
     return len(missing.filter(kept))
 
 
-def _below(folders: list[str]) -> pl.Expr:
+def lies_below(folders: list[str]) -> pl.Expr:
     """Tell whether a path lies below one of the folders, however `path_text` wrote it."""
     texts = [folder.rstrip("/") + "/" for folder in folders]
     local = [folder for folder in folders if not is_url(folder)]

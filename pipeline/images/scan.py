@@ -31,6 +31,7 @@ __all__ = [
     "discard_plans",
     "find_changes",
     "finish_tars",
+    "observe",
     "read_shard",
     "record_changes",
     "together",
@@ -130,7 +131,7 @@ def record_changes(
         ]
     ).rename({"problem": "reason"})
     if len(observed):
-        _observe(store, f"{run_id}-scan", observed, run_id, now)
+        observe(store, f"{run_id}-scan", observed, run_id, now)
     if len(changes.tars):
         _put(store, _tars_name(run_id), changes.tars.with_columns(seen_at=pl.lit(now)), shard_rows)
     plan = _with_places(changes.to_read.drop("problem"))
@@ -178,7 +179,7 @@ def finish_tars(store: Store, run_id: str) -> int:
         left = planned.join(observed, on="path", how="anti")["source"].unique()
         rows = rows.filter(~pl.col("path").is_in(left.implode()))
     if len(rows):
-        _observe(store, f"{run_id}-tars", rows.drop("seen_at"), run_id, rows["seen_at"][0])
+        observe(store, f"{run_id}-tars", rows.drop("seen_at"), run_id, rows["seen_at"][0])
     return len(rows)
 
 
@@ -206,7 +207,7 @@ def _warn_of_empty(store: Store, changes: Changes) -> None:
         )
 
 
-def _observe(store: Store, part: str, seen: pl.DataFrame, run_id: str, now: datetime) -> None:
+def observe(store: Store, part: str, seen: pl.DataFrame, run_id: str, now: datetime) -> None:
     """Commit observations of files that were not read: columns of FILES, as far as not given."""
     rows = seen.with_columns(
         image_id=pl.lit(None, pl.String), run_id=pl.lit(run_id), seen_at=pl.lit(now)
