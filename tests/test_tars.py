@@ -560,7 +560,7 @@ def test_the_summary_counts_the_tars_opened(tmp_path: Path, store: Store) -> Non
         write_tar(tmp_path / f"{name}.tar", {f"{name}.jpg": b"1"})
     found = look(store, tmp_path / "*.tar")
     summary = record_changes(store, found, run_id="r1", now=NOON, shard_rows=1)
-    expected = ScanSummary("r1", 2, 2, 0, 0, 0, unopenable=0, shards=2, tars=2)
+    expected = ScanSummary("r1", 2, 2, 0, 0, 0, unopenable=0, shards=2, tars=2, bytes=2)
     assert summary == expected
 
 

@@ -23,6 +23,7 @@ TAR_ROWS: dict[str, type[pl.DataType] | pl.DataType] = {
     "reason": pl.String,
     "status": pl.String,
 }
+_YOUNG = {name: TAR_ROWS[name] for name in ("path", "mtime")}
 _NOT_FETCHED = pl.col("reason").fill_null("").str.starts_with(NOT_FETCHED)
 _DIFFERS = (pl.col("bytes") != pl.col("bytes_known")) | (pl.col("mtime") != pl.col("mtime_known"))
 
@@ -78,6 +79,7 @@ class Changes:
     waiting: int  # too young to be trusted complete; a tar counts as one
     tars: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TAR_ROWS))
     # Tars opened for this; recorded only when their members were observed.
+    young: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_YOUNG))  # that wait
 
     @property
     def any(self) -> bool:
@@ -130,6 +132,7 @@ def compare(
         new=int(settled["is_new"].sum()),
         changed=int((~settled["is_new"]).sum()),
         waiting=len(taken) - len(settled),
+        young=taken.filter("young").select(*_YOUNG),
     )
 
 

@@ -53,6 +53,7 @@ class ScanSummary:
     unopenable: int  # recorded as unreadable by the scan itself: broken links, pipes ...
     shards: int
     tars: int = 0  # opened, for they were new or changed
+    bytes: int = 0  # of the files that are to be read
 
     @property
     def nothing_new(self) -> bool:
@@ -62,7 +63,7 @@ class ScanSummary:
 
 def together(scans: Sequence[ScanSummary]) -> ScanSummary:
     """Sum up the scans of one run, which starts again after damage."""
-    found = ("new", "changed", "gone", "unopenable", "shards", "tars")
+    found = ("new", "changed", "gone", "unopenable", "shards", "tars", "bytes")
     return replace(scans[-1], **{name: sum(getattr(s, name) for s in scans) for name in found})
 
 
@@ -107,8 +108,8 @@ def find_changes(
             renewed=judged.filter("renewed")["path"].to_list(),
         ),
     )
-    waiting = changes.waiting + int(judged["waits"].sum())
-    return replace(changes, waiting=waiting, tars=opened.tars.select(*TAR_ROWS))
+    young = pl.concat([changes.young, judged.filter("waits").select("path", "mtime")])
+    return replace(changes, waiting=len(young), young=young, tars=opened.tars.select(*TAR_ROWS))
 
 
 def record_changes(
@@ -147,6 +148,7 @@ def record_changes(
         unopenable=len(changes.problems),
         shards=-(-len(plan) // shard_rows),
         tars=len(changes.tars),
+        bytes=int(changes.to_read["bytes"].sum()),
     )
 
 
