@@ -2,6 +2,8 @@
 
 import io
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -13,9 +15,15 @@ from flows.commands.duplicates import duplicates
 from flows.commands.search import search
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pseudolabel {version('pseudolabel')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="pseudolabel",
-    help="New images in a folder become pseudo-labels, a search index and a trained model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,10 +33,22 @@ for command in (
     *(query.classify, search, duplicates, api),
     *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, caption, report.export, report.status),
-    *(upkeep.verify, upkeep.compact),
+    *(upkeep.verify, upkeep.compact, upkeep.forget),
 ):
     app.command()(command)
 app.add_typer(labels.app)
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_tell_version
+        ),
+    ] = False,
+) -> None:
+    """New images in a folder become pseudo-labels, a search index and a trained model."""
 
 
 def main() -> None:

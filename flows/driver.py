@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows import resources, stages
 from flows.caption import caption_store
-from flows.console import notes, out, print_json, progress_shown
+from flows.circumstances import begun
+from flows.console import notes, print_json, progress_shown
 from flows.drop import Options, process_drop, tidy, train_head
+from flows.estimate import estimate
 from flows.plan import plan
 from flows.progress import listener
 from flows.quiet import quiet_prefect
@@ -18,7 +20,8 @@ from flows.relabel import RelabelSummary, relabel_store
 from flows.runners import PlainTasks
 from pipeline.config import Config
 from pipeline.errors import DamagedFileError, InputError, PseudolabelError
-from pipeline.opening import open_store
+from pipeline.opening import open_store, peek_store
+from pipeline.summaries import summaries
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -32,17 +35,13 @@ _WAIT_NOTE = "start Prefect (10 to 20 s where no server runs; --plain does witho
 
 
 def show_plan(config: Config, *, retry_failed: bool, as_json: bool) -> None:
-    """Print what a run would do."""
+    """Print what a run would do, and how long it would take."""
+    from flows.plan_tables import show
+
     found = plan(config, retry_failed=retry_failed)
-    if as_json:
-        print_json(found)
-        return
-    out.print(
-        f"would read {found.to_read} files ({found.new} new, {found.changed} changed); "
-        f"{found.known} known, {found.gone} gone, {found.waiting} waiting"
-    )
-    after = "every stage" if found.to_read else ", ".join(found.stale) or "nothing else"
-    out.print(f"would then run: {after}")
+    past = summaries(peek_store(config.store))
+    took = estimate(config, past, files=found.to_read, size=found.bytes, stale=found.stale)
+    show(found, took, as_json=as_json)
 
 
 def run_and_show(
@@ -66,6 +65,7 @@ def run_and_show(
         tables.show_nothing_new(config, found, as_json=as_json)
         return
     options = Options(retry_failed=retry_failed, wait=wait)
+    begun()
     with progress_shown("load model"), _prefect(plain=plain) as ready:
         if found is None or found.to_read:
             stages.claim(config)  # a wrong model is told before Prefect is waited for

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows import stages, training
+from flows.circumstances import Circumstances, circumstances, started
 from flows.labelling import answer
 from flows.progress import listener
 from flows.runners import Steps, Tasks
@@ -60,6 +61,7 @@ class DropSummary:
     compact: CompactSummary | None = None  # null: there were not too many parts
     report: stages.ReportSummary | None = None  # null: there was nothing to do
     seconds: dict[str, float] = field(default_factory=dict)  # by stage; `embed` has its own split
+    ran_with: Circumstances | None = None  # null: nothing was embedded
 
 
 def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
@@ -72,6 +74,7 @@ def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
         InputError: bad sources, label set, model or truth.
         StoreBusyError: another writer holds the store.
     """
+    started()
     store = create_store(config.store)
     set_aside_already: set[str] = set()
     taken: list[tuple[ScanSummary, EmbedSummary]] = []
@@ -114,6 +117,7 @@ def _take_drop(
         together(scans),
         sum(embeds, EmbedSummary()),
         seconds=clock.seconds(),
+        ran_with=circumstances(config) if embedded.files else None,
     )
     if scan.nothing_new and not stale_stages(config):
         logger.info("nothing new")

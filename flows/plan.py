@@ -1,14 +1,27 @@
 """Look first: what a run would do now, told without loading torch or Prefect."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 from flows import resources, stages
 from flows.stale import stale_stages
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.images.changes import Changes
 from pipeline.images.sources import source_root
 from pipeline.labels.truth import truth_state
 from pipeline.opening import peek_store
+
+_NAMED = 100  # files that wait
+
+
+@dataclass(frozen=True)
+class WaitingFile:
+    """A file that is not taken yet, and when it will be if it does not change."""
+
+    path: str
+    taken_from: datetime
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,8 @@ class Plan:
     waiting: int
     known: int  # files that need no reading
     stale: list[str]  # later stages that would run
+    bytes: int = 0  # of the files to read
+    waiting_files: list[WaitingFile] = field(default_factory=list)  # those due first
 
     @property
     def any(self) -> bool:
@@ -54,4 +69,18 @@ def plan(config: Config, *, retry_failed: bool = False) -> Plan:
         waiting=changes.waiting,
         known=changes.listed - changes.new - changes.changed - changes.waiting,
         stale=stale_stages(config),
+        bytes=int(changes.to_read["bytes"].sum()),
+        waiting_files=_waiting(changes, config.scan.settle_seconds, datetime.now(UTC)),
     )
+
+
+def _waiting(changes: Changes, settle_seconds: float, now: datetime) -> list[WaitingFile]:
+    young = changes.young.sort("mtime", "path").head(_NAMED)
+    return [
+        WaitingFile(
+            path,
+            taken_from=dated + timedelta(seconds=settle_seconds),
+            reason="dated in the future" if dated > now else f"younger than {settle_seconds:g} s",
+        )
+        for path, dated in young.iter_rows()
+    ]

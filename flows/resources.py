@@ -1,6 +1,7 @@
 """What a config names, loaded: its model once per process, its label set, its decoders."""
 
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,16 @@ if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no
 
 _captioners: dict[tuple[str, str, str, bool, int], "Captioner"] = {}
 _encoders: dict[tuple[str, str, str, bool], "Encoder"] = {}
+_load_seconds: dict[tuple[str, str, str, bool], float] = {}
 _loading = threading.Lock()  # two threads must not load one model twice
 
 
 def encoder(config: Config) -> "Encoder":
     """Return the config's model, loaded once per process."""
+    began = time.perf_counter()
     from pipeline.clip.encoder import load_encoder
 
-    wanted = config.encoder
-    key = (wanted.model, wanted.device, wanted.precision, wanted.compile)
+    wanted, key = config.encoder, _encoder_key(config)
     with _loading:
         if key not in _encoders:
             _encoders[key] = load_encoder(
@@ -39,13 +41,37 @@ def encoder(config: Config) -> "Encoder":
                 precision=wanted.precision,
                 compiled=wanted.compile,
             )
+            _load_seconds[key] = time.perf_counter() - began
         return _encoders[key]
+
+
+def loaded(config: Config) -> "tuple[Encoder, float] | None":
+    """Return the config's model and the seconds it took to load, torch included.
+
+    None: it was not loaded in this process yet.
+    """
+    key = _encoder_key(config)
+    return (_encoders[key], _load_seconds[key]) if key in _load_seconds else None
+
+
+def _encoder_key(config: Config) -> tuple[str, str, str, bool]:
+    wanted = config.encoder
+    return wanted.model, wanted.device, wanted.precision, wanted.compile
+
+
+def model_name(config: Config) -> str:
+    """Return the name of the config's model, the same from whatever folder."""
+    return _whole_name(config.encoder.model)
 
 
 def captioner_name(config: Config) -> str:
     """Return the name of the config's captioning model, the same from whatever folder."""
-    kind, _, place = config.caption.model.partition(":")
-    return f"local-dir:{Path(place).absolute()}" if kind == "local-dir" else config.caption.model
+    return _whole_name(config.caption.model)
+
+
+def _whole_name(model: str) -> str:
+    kind, _, place = model.partition(":")
+    return f"local-dir:{Path(place).absolute()}" if kind == "local-dir" else model
 
 
 def captioner(config: Config) -> "Captioner":

@@ -6,7 +6,6 @@ They take and return names and summaries, never arrays, so that they can run as 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.progress import listener
@@ -15,6 +14,7 @@ from flows.resources import (
     decoders_for,
     device_decoder,
     encoder,
+    model_name,
     question,
     require_device,
     stored_label_vectors,
@@ -79,10 +79,7 @@ def claim(config: Config) -> None:
             another one.
     """
     require_device(config)
-    name = config.encoder.model
-    if name.startswith("local-dir:"):
-        name = f"local-dir:{Path(name.removeprefix('local-dir:')).absolute()}"
-    create_store(config.store).claim(encoder(config).identity, name)
+    create_store(config.store).claim(encoder(config).identity, model_name(config))
 
 
 def scan(config: Config, retry_failed: bool) -> ScanSummary:

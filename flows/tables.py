@@ -17,6 +17,7 @@ from pipeline.opening import open_store
 from pipeline.training.selection import SelectSummary
 
 if TYPE_CHECKING:
+    from pipeline.images.forgetting import Forgetting
     from pipeline.reports.verify import VerifySummary
 
 _SHOWN_FAILURES = 10
@@ -37,6 +38,20 @@ def show_nothing_new(config: Config, found: Plan, *, as_json: bool) -> None:
             f"{found.waiting} files are younger than {config.scan.settle_seconds:g} s and wait for "
             "the next run (--set scan.settle_seconds=0 takes them now)."
         )
+
+
+def show_forgetting(found: "Forgetting") -> None:
+    """Say what forgetting a source means."""
+    statuses = found.rows["status"].value_counts(sort=True).iter_rows()
+    counts = ", ".join(f"{count} {status}" for status, count in statuses)
+    out.print(
+        f"{len(found.rows)} files of {found.source} to be recorded as gone ({counts or 'none'}); "
+        f"{found.images} images lie under no other path: labels, search and export leave them out "
+        "then, and the selection from the next run on",
+        soft_wrap=True,
+    )
+    if found.kept:
+        out.print(f"{found.kept} files stay: another source that is named has them, too")
 
 
 def show_drop(config: Config, summary: DropSummary) -> None:

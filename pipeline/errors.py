@@ -13,6 +13,10 @@ class StoreBusyError(PseudolabelError):
     """Another writer holds the store; the message names it (exit code 3)."""
 
 
+class StorageError(PseudolabelError):
+    """Storage does not answer or fails of itself: trying again later may help (exit code 1)."""
+
+
 class LeakageError(InputError):
     """Side information gives the labels away that a head would learn."""
 

@@ -16,7 +16,7 @@ import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
 from pyarrow import fs
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 
 T = TypeVar("T")
 
@@ -32,6 +32,10 @@ _NATIVE = {"s3", "gcs", "abfs"}  # what pyarrow itself speaks, where a path begi
 
 class TransferError(OSError):
     """An object that was not read or written, however often it was tried."""
+
+
+class RefusedError(TransferError):
+    """A request that the storage refuses: trying it again cannot help."""
 
 
 def connect(
@@ -51,6 +55,7 @@ def connect(
 
     Raises:
         InputError: it cannot be reached; names the url, the fault and the cure.
+        StorageError: the same, where it does not answer or fails of itself.
     """
     scheme, _, rest = url.partition("://")
     bucket = rest.partition("/")[0]
@@ -67,7 +72,8 @@ def connect(
         path = path.rstrip("/")
         _require_bucket(filesystem, path)
     except (OSError, pa.ArrowException) as error:  # Azure's have no kind of their own
-        raise InputError(f"{url}: {_cure(error)}") from error
+        kind = StorageError if _may_pass(error) else InputError
+        raise kind(f"{url}: {_cure(error)}") from error
     return filesystem, path
 
 
@@ -130,6 +136,7 @@ def persist(action: Callable[[], T], failed: str, *, attempts: int, first_wait: 
     Raises:
         FileNotFoundError: what it is about is not there.
         PermissionError: it is not allowed.
+        RefusedError: trying again cannot help; the message is as that of a TransferError.
         TransferError: "`failed` after n attempts: the last fault".
     """
     for attempt in range(1, attempts + 1):
@@ -143,9 +150,10 @@ def persist(action: Callable[[], T], failed: str, *, attempts: int, first_wait: 
                 raise FileNotFoundError(text) from error
             if _DENIED.search(fault):
                 raise PermissionError(text) from error
-            if attempt == attempts or _HOPELESS.search(fault):
+            kind = RefusedError if _HOPELESS.search(fault) else TransferError
+            if attempt == attempts or kind is RefusedError:
                 times = "1 attempt" if attempt == 1 else f"{attempt} attempts"
-                raise TransferError(f"{failed} after {times}: {text}") from error
+                raise kind(f"{failed} after {times}: {text}") from error
         time.sleep(first_wait * 2 ** (attempt - 1) * _CHANCE.uniform(0.5, 1))
     raise ValueError(f"attempts must be at least 1, got {attempts}")
 
@@ -222,6 +230,12 @@ def _cure(error: Exception) -> str:
     if isinstance(error, pa.ArrowException) or "google::cloud" in text or "libjvm" in text:
         return f"{text}; check the network, its credentials, and that its client is installed"
     return text
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether the storage itself fails, and no mistake of the user's."""
+    fault, mistakes = _fault(error), (_GONE, _DENIED, _HOPELESS)
+    return bool(fault) and "SSL" not in str(error) and not any(m.search(fault) for m in mistakes)
 
 
 def _fault(error: Exception) -> str:

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from flows.cli import main
 from pipeline.opening import open_store
-from tests.conftest import DATA, TINY, pseudolabel
+from tests.conftest import DATA, ROOT, TINY, pseudolabel
 from tests.test_locking import hold
 
 KIWI = str(DATA / "images/food/kiwi/kiwi-01.jpg")
@@ -154,6 +155,12 @@ def test_a_busy_store_is_code_3_and_names_its_writer(command: Command, tmp_path:
 def options(folder: Path) -> tuple[str, ...]:
     given = ("--store", str(folder / "store"), "--model", TINY, "--labels", "kiwi,pear")
     return (*given, "--set", "scan.settle_seconds=0")
+
+
+def test_the_version_is_that_of_the_project(command: Command) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = command("--version")
+    assert (told.code, told.out) == (0, f"pseudolabel {project['version']}\n")
 
 
 def test_run_tells_what_it_would_do_then_does_it_then_has_nothing_to_do(

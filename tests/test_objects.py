@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.images import objects
 from pipeline.images.decoding import Refusal
 from pipeline.images.reading import Side, Waiting, read_bytes, read_planned, read_side
@@ -113,7 +113,7 @@ def test_what_cannot_be_listed_is_named_and_nothing_is_gone(s3: S3, store: Store
         with pytest.raises(InputError, match=says):
             look(store, s3.url("p"), source)
     s3.proxy.fail(Fault(contains="list-type=2", times=99, status=503, code="SlowDown"))
-    with pytest.raises(InputError, match=rf"{s3.url('p')}: cannot be listed: failed after 3"):
+    with pytest.raises(StorageError, match=rf"{s3.url('p')}: cannot be listed: failed after 3"):
         look(store, s3.url("p"))
 
 
@@ -190,8 +190,24 @@ def test_tars_in_a_bucket_by_name_glob_and_braces(s3: S3) -> None:
     ):
         listing = list_tars((s3.url(source),))
         assert listing["path"].to_list() == [s3.url(f"s/{name}.tar") for name in found]
-    with pytest.raises(InputError, match="no such file"):
-        list_tars((s3.url("s/{50..60}.tar"),))
+    for source, says in (("{50..60}.tar", "no such file"), ("9*.tar", "matches no .tar")):
+        with pytest.raises(InputError, match=says):
+            list_tars((s3.url(f"s/{source}"),))
+
+
+def test_a_listing_that_is_refused_is_a_mistake_and_one_that_dies_is_not(s3: S3) -> None:
+    put(s3, {"p/a.jpg": b"1"})
+    objects.locate(s3.url("p"))  # connected; what follows happens while it is listed
+    for status, code, error in (
+        (403, "AccessDenied", InputError),
+        (400, "InvalidParameterValue", InputError),
+        (500, "InternalError", StorageError),
+        (503, "SlowDown", StorageError),
+    ):
+        fault = s3.proxy.fail(Fault(contains="list-type=2", times=99, status=status, code=code))
+        with pytest.raises(error, match="cannot be listed"):
+            list_sources((s3.url("p"),))
+        fault.times = 0
 
 
 def test_members_of_a_tar_in_a_bucket_are_read_in_place(s3: S3, store: Store) -> None:

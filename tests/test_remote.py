@@ -8,7 +8,7 @@ import fsspec  # type: ignore[import-untyped]
 import pyarrow.fs
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.remote import TransferError, _other, connect, fetch
 from tests.s3 import S3, Fault
 
@@ -185,13 +185,14 @@ def test_keys_for_a_folder_need_not_open_the_bucket(s3: S3) -> None:
 def test_an_endpoint_that_is_not_there(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
-    for endpoint, says in {
-        f"http://127.0.0.1:{free}": "does not answer .* check AWS_ENDPOINT_URL",
-        s3.proxy.endpoint.replace("http:", "https:"): "without TLS is given as http://",
-    }.items():
+    tls = s3.proxy.endpoint.replace("http:", "https:")
+    for endpoint, error, says in (
+        (f"http://127.0.0.1:{free}", StorageError, "does not answer .* check AWS_ENDPOINT_URL"),
+        (tls, InputError, "without TLS is given as http://"),
+    ):
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         began = time.monotonic()
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(error, match=says):
             connect(s3.url("x"))
         assert time.monotonic() - began < 15
 
@@ -201,7 +202,7 @@ def test_an_endpoint_that_says_nothing(s3: S3, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         began = time.monotonic()
         with pytest.raises(
-            InputError, match=r"does not answer .*Operation too slow.* last 1 seconds"
+            StorageError, match=r"does not answer .*Operation too slow.* last 1 seconds"
         ):
             connect(s3.url("x"), timeout=1, attempts=2)
         assert time.monotonic() - began < 15

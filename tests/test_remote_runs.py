@@ -235,3 +235,18 @@ def test_current_labels_of_a_bucket_name_the_store(s3: S3) -> None:
     config = config.model_copy(update={"store": s3.url()})  # the whole bucket
     run_plain(config)
     assert current_labels(open_store(s3.url())).table.startswith("labels/demo/")
+
+
+def test_a_bucket_that_dies_may_be_tried_again_and_one_that_is_not_there_may_not(
+    s3: S3, tmp_path: Path
+) -> None:
+    """Exit code 1 is what a scheduler tries again; 2 is for a person."""
+    fill(s3, "in")
+    config = demo_config(tmp_path / "store", sources=[s3.url("in")])
+    (tmp_path / "pseudolabel.toml").write_text(commented_toml(config))
+    fault = s3.proxy.fail(Fault(contains="list-type=2", times=99, status=503, code="SlowDown"))
+    dead = pseudolabel("run", "--dry-run", cwd=tmp_path)
+    assert (dead.returncode, "cannot be listed" in dead.stderr) == (1, True), dead.stderr
+    fault.times = 0
+    absent = pseudolabel("run", s3.url("nowhere"), "--dry-run", cwd=tmp_path)
+    assert (absent.returncode, "nothing there" in absent.stderr) == (2, True), absent.stderr

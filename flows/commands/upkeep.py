@@ -1,4 +1,4 @@
-"""The commands that keep a store sound: verify, compact."""
+"""The commands that keep a store sound: verify, compact, forget."""
 
 from typing import Annotated
 
@@ -61,6 +61,43 @@ def compact(
         out.print(
             f"{summary.before} parts are now {summary.after}; {summary.rows} rows were rewritten"
         )
+
+
+def forget(
+    source: Annotated[str, typer.Argument(help="The source, as the config named it.")],
+    store: StoreFolder = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would do.")] = False,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Record the files of a source that is not named any more as gone; no file is deleted."""
+    from contextlib import nullcontext
+    from datetime import UTC, datetime
+
+    from flows.console import out, print_json
+    from flows.settings import resolve
+    from flows.tables import show_forgetting
+    from pipeline.images.forgetting import find_forgotten
+    from pipeline.images.forgetting import forget as forget_source
+    from pipeline.locking import writer_lock
+    from pipeline.opening import open_store
+
+    resolved = resolve(config, {"store": store}, assignments)
+    opened = open_store(resolved.store)
+    with nullcontext() if dry_run else writer_lock(opened, wait=wait):
+        found = find_forgotten(opened, source, resolved.sources)
+        if not as_json:
+            show_forgetting(found)
+        if not dry_run:
+            forget_source(opened, found, now=datetime.now(UTC))
+    if as_json:
+        statuses = dict(found.rows["status"].value_counts(sort=True).iter_rows())
+        told = {"source": found.source, "files": len(found.rows), "status": statuses}
+        print_json({**told, "images": found.images, "kept": found.kept, "forgotten": not dry_run})
+    elif not dry_run:
+        out.print("forgotten; naming the source again takes all of it back")
 
 
 def _tell(files: int) -> None:

@@ -23,6 +23,7 @@ TAR_ROWS: dict[str, type[pl.DataType] | pl.DataType] = {
     "reason": pl.String,
     "status": pl.String,
 }
+_YOUNG = {name: TAR_ROWS[name] for name in ("path", "mtime")}
 _NOT_FETCHED = pl.col("reason").fill_null("").str.starts_with(NOT_FETCHED)
 _DIFFERS = (pl.col("bytes") != pl.col("bytes_known")) | (pl.col("mtime") != pl.col("mtime_known"))
 
@@ -78,6 +79,7 @@ class Changes:
     waiting: int  # too young to be trusted complete; a tar counts as one
     tars: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=TAR_ROWS))
     # Tars opened for this; recorded only when their members were observed.
+    young: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_YOUNG))  # that wait
 
     @property
     def any(self) -> bool:
@@ -130,6 +132,7 @@ def compare(
         new=int(settled["is_new"].sum()),
         changed=int((~settled["is_new"]).sum()),
         waiting=len(taken) - len(settled),
+        young=taken.filter("young").select(*_YOUNG),
     )
 
 
@@ -178,7 +181,7 @@ def _gone(
     """Return the missing files that are known to be gone, and the members of tars that are."""
     # What lies below a folder that could not be listed is not known to be gone.
     unlisted = listing.filter(pl.col("problem").str.starts_with(UNLISTED))["path"].to_list()
-    own = _below(scanned) & ~_below(unlisted)
+    own = lies_below(scanned) & ~lies_below(unlisted)
     was_tar = pl.col("status").is_in([SHARD, "unreadable", "lost"])
     was_tar &= pl.col("path").str.to_lowercase().str.ends_with(".tar")
     was_tar &= ~pl.col("path").str.starts_with("tar")  # a member's path ends with its tar's
@@ -201,7 +204,7 @@ def _members_kept(missing: pl.DataFrame, tars: Tars) -> int:
     return len(missing.filter(kept))
 
 
-def _below(folders: list[str]) -> pl.Expr:
+def lies_below(folders: list[str]) -> pl.Expr:
     """Tell whether a path lies below one of the folders, however `path_text` wrote it."""
     texts = [folder.rstrip("/") + "/" for folder in folders]
     local = [folder for folder in folders if not is_url(folder)]

@@ -12,9 +12,9 @@ from typing import BinaryIO, TypeVar, cast
 import polars as pl
 import pyarrow.fs as fs
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, StorageError
 from pipeline.images.folders import Columns, in_range
-from pipeline.remote import TransferError, connect, fetch, persist
+from pipeline.remote import RefusedError, TransferError, connect, fetch, persist
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ def list_objects(root: str, leave_out: str | None) -> pl.DataFrame:
 
     Raises:
         InputError: it cannot be listed whole. Half a listing would make the rest look gone.
+        StorageError: neither, for the storage does not answer.
     """
     columns = Columns(root)
     for path, info in below(root, recursive=True):
@@ -66,6 +67,7 @@ def below(root: str, *, recursive: bool) -> list[tuple[str, fs.FileInfo]]:
 
     Raises:
         InputError: it cannot be listed whole.
+        StorageError: neither, for the storage does not answer.
     """
     filesystem, base = locate(root)
     wanted = fs.FileSelector(base, recursive=recursive)
@@ -78,7 +80,8 @@ def describe(url: str) -> fs.FileInfo:
     """Return the description of a single object, one that is not there too.
 
     Raises:
-        InputError: the storage does not answer.
+        InputError: it may not be asked for.
+        StorageError: the storage does not answer.
     """
     filesystem, path = locate(url)
     return _listed(url, lambda: filesystem.get_file_info(path))
@@ -155,6 +158,7 @@ def locate(url: str) -> tuple[fs.FileSystem, str]:
 
     Raises:
         InputError: it cannot be reached.
+        StorageError: it does not answer.
     """
     scheme, _, rest = url.partition("://")
     bucket, slash, key = rest.partition("/")
@@ -170,5 +174,7 @@ def _connected(bucket: str) -> tuple[fs.FileSystem, str]:
 def _listed(source: str, look: Callable[[], T]) -> T:
     try:
         return persist(look, "failed", attempts=_ATTEMPTS, first_wait=_FIRST_WAIT)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, RefusedError) as error:
         raise InputError(f"source {source}: cannot be listed: {error}") from error
+    except OSError as error:  # the storage's own trouble: a scheduler may try again
+        raise StorageError(f"source {source}: cannot be listed: {error}") from error

@@ -31,6 +31,7 @@ __all__ = [
     "discard_plans",
     "find_changes",
     "finish_tars",
+    "observe",
     "read_shard",
     "record_changes",
     "together",
@@ -52,6 +53,7 @@ class ScanSummary:
     unopenable: int  # recorded as unreadable by the scan itself: broken links, pipes ...
     shards: int
     tars: int = 0  # opened, for they were new or changed
+    bytes: int = 0  # of the files that are to be read
 
     @property
     def nothing_new(self) -> bool:
@@ -61,7 +63,7 @@ class ScanSummary:
 
 def together(scans: Sequence[ScanSummary]) -> ScanSummary:
     """Sum up the scans of one run, which starts again after damage."""
-    found = ("new", "changed", "gone", "unopenable", "shards", "tars")
+    found = ("new", "changed", "gone", "unopenable", "shards", "tars", "bytes")
     return replace(scans[-1], **{name: sum(getattr(s, name) for s in scans) for name in found})
 
 
@@ -106,8 +108,8 @@ def find_changes(
             renewed=judged.filter("renewed")["path"].to_list(),
         ),
     )
-    waiting = changes.waiting + int(judged["waits"].sum())
-    return replace(changes, waiting=waiting, tars=opened.tars.select(*TAR_ROWS))
+    young = pl.concat([changes.young, judged.filter("waits").select("path", "mtime")])
+    return replace(changes, waiting=len(young), young=young, tars=opened.tars.select(*TAR_ROWS))
 
 
 def record_changes(
@@ -130,7 +132,7 @@ def record_changes(
         ]
     ).rename({"problem": "reason"})
     if len(observed):
-        _observe(store, f"{run_id}-scan", observed, run_id, now)
+        observe(store, f"{run_id}-scan", observed, run_id, now)
     if len(changes.tars):
         _put(store, _tars_name(run_id), changes.tars.with_columns(seen_at=pl.lit(now)), shard_rows)
     plan = _with_places(changes.to_read.drop("problem"))
@@ -146,6 +148,7 @@ def record_changes(
         unopenable=len(changes.problems),
         shards=-(-len(plan) // shard_rows),
         tars=len(changes.tars),
+        bytes=int(changes.to_read["bytes"].sum()),
     )
 
 
@@ -178,7 +181,7 @@ def finish_tars(store: Store, run_id: str) -> int:
         left = planned.join(observed, on="path", how="anti")["source"].unique()
         rows = rows.filter(~pl.col("path").is_in(left.implode()))
     if len(rows):
-        _observe(store, f"{run_id}-tars", rows.drop("seen_at"), run_id, rows["seen_at"][0])
+        observe(store, f"{run_id}-tars", rows.drop("seen_at"), run_id, rows["seen_at"][0])
     return len(rows)
 
 
@@ -206,7 +209,7 @@ def _warn_of_empty(store: Store, changes: Changes) -> None:
         )
 
 
-def _observe(store: Store, part: str, seen: pl.DataFrame, run_id: str, now: datetime) -> None:
+def observe(store: Store, part: str, seen: pl.DataFrame, run_id: str, now: datetime) -> None:
     """Commit observations of files that were not read: columns of FILES, as far as not given."""
     rows = seen.with_columns(
         image_id=pl.lit(None, pl.String), run_id=pl.lit(run_id), seen_at=pl.lit(now)

@@ -67,12 +67,13 @@ def list_shards(root: str) -> pl.DataFrame:
         Columns as in LISTING, sorted by path.
 
     Raises:
-        InputError: no tar of that name, or nothing where tars would lie.
+        InputError: no tar of that name, or none that matches.
     """
     columns = Columns(root)
     found = _list_objects(root) if is_url(root) else _list_files(local_path(root))
-    if not found and not _MAGIC.search(root):
-        raise InputError(f"source {root}: no such file")
+    if not found:  # were it taken, every image of its tars would be recorded as gone
+        why = "matches no .tar" if _MAGIC.search(root) else "no such file"
+        raise InputError(f"source {root}: {why}")
     for path, (size, mtime, problem) in found.items():
         columns.add(path, size, mtime, problem)
     return columns.frame().sort("path")

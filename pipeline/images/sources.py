@@ -21,6 +21,7 @@ __all__ = [
     "local_path",
     "name_of",
     "path_text",
+    "root_text",
     "source_root",
     "whole_path",
 ]
@@ -86,7 +87,14 @@ def source_root(source: str) -> str:
         raise InputError(f"source {source}: no such folder (looked for {root})")
     if not root.is_dir():
         raise InputError(f"source {source}: is a file; name the folder it lies in")
-    return path_text(str(root))
+    return root_text(source)
+
+
+def root_text(source: str) -> str:
+    """Return what the column `source` says of a source, be it there or not."""
+    if is_url(source):
+        return source if names_tars(source) else source.rstrip("/")
+    return path_text(whole_path(local_path(source)))
 
 
 def _together(frames: list[pl.DataFrame]) -> pl.DataFrame:
