@@ -28,9 +28,9 @@ def show_agreement(found: "AgreementSummary | None") -> None:
         return
     if found.worst:
         show_classes("Neighbours with the same label: the classes that agree least", found.worst)
-    out.print(f"of all images: {_in_words(found.all)}")
+    out.print(f"of all images: {_in_words(found.all)}", soft_wrap=True)
     if found.drop.images and found.drop != found.all:
-        out.print(f"of this drop: {_in_words(found.drop)}")
+        out.print(f"of this drop: {_in_words(found.drop)}", soft_wrap=True)
 
 
 def _in_words(told: "Tally") -> str:

@@ -78,7 +78,8 @@ def _show_agreement(told: "AgreementTold", word: str) -> None:
         out.print(
             f"of a right and a wrong label the right one agrees more in "
             f"{percent(told.agreement_tells)} of the pairs, and has the higher {word} in "
-            f"{percent(told.confidence_tells)}"
+            f"{percent(told.confidence_tells)}",
+            soft_wrap=True,
         )
 
 

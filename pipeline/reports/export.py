@@ -88,8 +88,7 @@ def export(store: Store, out: Path, form: str, *, selected_only: bool = False) -
 def flat_table(store: Store) -> pl.DataFrame:
     """Join files, labels and selection: one row per path that is there, sorted by path.
 
-    A store with captions has them in one more column, null where an image has none. Agreement is
-    told where a run has searched neighbours; none are searched for it.
+    A store with captions has them in one more column, null where an image has none.
     """
     files = current_files(store, ["image_id", "status", "reason"])
     files = files.filter(pl.col("status").is_in(["ok", "unreadable"]))
@@ -98,15 +97,12 @@ def flat_table(store: Store) -> pl.DataFrame:
     labels = store.read(run.table, told).unique("image_id").rename({"reason": "label_reason"})
     selection = store.read(SELECTION, ["image_id", "kept", "split", "reason"])
     selection = selection.rename({"kept": "selected", "reason": "select_reason"})
-    joined = files.join(labels, on="image_id", how="left").join(
-        selection, on="image_id", how="left"
-    )
-    compared = label_agreement(store)
-    if compared is None:
-        joined = joined.with_columns(agreement=pl.lit(None, pl.Float64))
-    else:
-        agreement = compared.select("image_id", "agreement")
-        joined = joined.join(agreement, on="image_id", how="left")
+    agreement = label_agreement(store)
+    if agreement is None:
+        agreement = pl.DataFrame(schema={"image_id": pl.String, "agreement": pl.Float64})
+    joined = files
+    for told_of in (labels, selection, agreement.select("image_id", "agreement")):
+        joined = joined.join(told_of, on="image_id", how="left")
     table = (
         joined.with_columns(
             pl.col("selected").fill_null(False),
