@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from flows.commands import labels, query, report, run, training, upkeep
+from flows.commands.api import api
 from flows.commands.audit import audit
 from flows.commands.caption import caption
+from flows.commands.duplicates import duplicates
+from flows.commands.search import search
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 
 
@@ -27,7 +30,7 @@ app = typer.Typer(
 )
 for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
-    *(query.classify, query.search),
+    *(query.classify, search, duplicates, api),
     *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, caption, report.export, report.status),
     *(upkeep.verify, upkeep.compact, upkeep.forget),

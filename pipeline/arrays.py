@@ -8,6 +8,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
 Ints = npt.NDArray[np.int64]
+Shorts = npt.NDArray[np.int32]  # row numbers, where there are many
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.uint8]

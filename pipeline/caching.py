@@ -2,8 +2,10 @@
 
 import zipfile
 from io import BytesIO
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.arrays import Floats
 from pipeline.store import Store
@@ -26,7 +28,7 @@ def cached_arrays(store: Store, name: str) -> dict[str, Floats] | None:
         return None  # whoever asked makes it again, over the damaged file
 
 
-def keep_arrays(store: Store, name: str, **arrays: Floats) -> None:
+def keep_arrays(store: Store, name: str, **arrays: npt.NDArray[Any]) -> None:
     """Keep arrays under `name`."""
     buffer = BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import InputError
+from pipeline.knobs_of_api import ApiConfig
 from pipeline.sections import (
     CaptionConfig,
     EncoderConfig,
+    IndexConfig,
     LabelsConfig,
     RunConfig,
     ScanConfig,
@@ -33,7 +35,9 @@ class Config(Section):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     caption: CaptionConfig = CaptionConfig()
+    index: IndexConfig = IndexConfig()
     run: RunConfig = RunConfig()
+    api: ApiConfig = ApiConfig()
 
 
 def make_config(values: dict[str, Any], where: str = "options") -> Config:

@@ -34,11 +34,16 @@ HOMES = {
     "PIL": ["pipeline.images", "pipeline.clip", "pipeline.reports"],
     "pydantic": [
         "pipeline.config",
+        "pipeline.knobs_of_api",
         "pipeline.sections",
         "pipeline.label_set",
         "pipeline.validation",
         "flows.schedule",
+        "flows.api",
     ],
+    "fastapi": ["flows.api"],
+    "starlette": ["flows.api"],
+    "uvicorn": ["flows.api"],
 }
 PRINTERS = {"flows"}
 

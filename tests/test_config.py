@@ -19,6 +19,7 @@ store = "s"
 sources = ["a", "b/c"]
 scan = {settle_seconds = 0.5, decode_seconds = 2, max_pixels = 1000}
 run = {shard_rows = 1, part_rows = 2, compact_after = 5, decode_workers = 3}
+index = {kind = "ivf-pq", memory_mb = 7, recall = 0.5}
 [encoder]
 model = "local-dir:m"
 device = "cuda:1"
@@ -46,6 +47,21 @@ duplicate_cosine = 0.5
 split_by = "folder"
 valid_share = 0.1
 truth = "t.csv"
+[api]
+host = "::1"
+port = 1
+hosts = ["proxy.example"]
+max_upload_mb = 0.5
+max_files = 2
+max_pixels = 3
+decode_seconds = 4
+upload_seconds = 5
+max_waiting = 6
+max_uploads = 7
+batch = 8
+batch_ms = 9
+thumbnail = 16
+follow_seconds = 0.1
 [caption]
 model = "local-dir:c"
 batch_size = 3

@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 
 from flows.cli import app
 from flows.quiet import _SETTINGS
+from pipeline.config import make_config
 from tests.conftest import ROOT
 
 FOLDER = ROOT / ".container"
@@ -209,13 +210,15 @@ def test_services_are_restarted_checked_and_seen_from_this_machine_only() -> Non
 
 
 def test_services_and_their_checks_call_what_exists() -> None:
-    mounted = compose()["services"]["serve"]["volumes"]
+    volumes = compose()["services"]["serve"]["volumes"]
+    inside = {volume.removesuffix(":ro").rpartition(":")[2] for volume in volumes}
     for service in compose()["services"].values():
         program = service.get("entrypoint", ["pseudolabel"])[0]
         if program == "pseudolabel":
             require_command(service["command"])
-            config = service["command"][service["command"].index("--config") + 1]
-            assert any(volume.endswith(f":{Path(config).parent}:ro") for volume in mounted)
+            for word in service["command"]:
+                if word.startswith("/"):
+                    assert {word, str(Path(word).parent)} & inside, word
         else:
             assert (Path(sys.executable).with_name(program)).exists()
         check = service["healthcheck"]["test"][1:]
@@ -225,12 +228,14 @@ def test_services_and_their_checks_call_what_exists() -> None:
             compile(check[-1], "healthcheck", "exec")
 
 
-def test_the_server_answers_on_the_port_that_is_shown_and_asked() -> None:
+def test_servers_answer_on_the_ports_that_are_shown_and_asked() -> None:
     services = compose()["services"]
-    server = services["prefect"]
-    port = server["ports"][0].split(":")[-1]
-    assert f":{port}/api/health" in server["healthcheck"]["test"][-1]
-    assert services["serve"]["environment"]["PREFECT_API_URL"] == f"http://prefect:{port}/api"
+    listening = {name: s["ports"][0].split(":")[-1] for name, s in services.items() if "ports" in s}
+    assert listening == {"prefect": "4200", "api": str(make_config({}).api.port)}
+    for name, port in listening.items():
+        assert f"http://127.0.0.1:{port}/" in services[name]["healthcheck"]["test"][-1]
+    asked = services["serve"]["environment"]["PREFECT_API_URL"]
+    assert asked == f"http://prefect:{listening['prefect']}/api"
 
 
 # -- the systemd unit --------------------------------------------------------------------------

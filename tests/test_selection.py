@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.training.policies import HELD_OUT, Rules, choose
+from pipeline.training.policies import HELD_OUT, Rules, choose, fittest_first
 from pipeline.training.selection import ClassBalance, answered, summarise
 from tests.helpers import RULES
 
@@ -298,3 +298,35 @@ def test_a_store_of_one_class_and_one_of_none_are_counted() -> None:
     assert only == ClassBalance("dog", 1, 1.0, 0, 0.0)
     nobody = summarise(choose(frame(), rules()).with_columns(split=pl.lit(None, pl.String)))
     assert (nobody.kept, nobody.classes) == (0, [])
+
+
+def test_who_stands_for_a_group_is_answered_then_kept_then_surer_by_a_tenth_then_larger() -> None:
+    rows = [  # id, label, confidence, answered, pixels
+        ("mute", None, 0.99, False, 900),
+        ("weak", "dog", 0.48, False, 800),  # below the bar
+        ("large", "dog", 0.91, False, 400),
+        ("sure", "dog", 0.99, False, 100),
+        ("surer", "dog", 0.95, False, 100),
+        ("less", "dog", 0.89, False, 900),  # of the tenth below
+        ("told", "cat", 1.0, True, 1),
+        ("twin", "dog", 0.91, False, 400),
+        ("unknown", "dog", 0.97, False, None),
+    ]
+    columns = ["image_id", "label", "confidence", "answered", "pixels"]
+    images = pl.DataFrame(rows, schema=columns, orient="row").sample(fraction=1, shuffle=True)
+    images = images.cast({"confidence": pl.Float32})
+    order = " ".join(fittest_first(images, 0.5)["image_id"])
+    assert order == "told large twin sure surer unknown less weak mute"
+    at_the_bar = images.filter(pl.col("image_id").is_in(["weak", "less"]))
+    assert fittest_first(at_the_bar, 0.48)["image_id"].to_list() == ["less", "weak"]
+    assert fittest_first(at_the_bar, 0.95)["image_id"].to_list() == ["less", "weak"]
+
+
+def test_a_leader_that_is_named_stands_for_surer_ones() -> None:
+    rows = frame(
+        ("a", "dog", 0.9, None, 1), ("b", "dog", 0.92, None, 1), ("c", "dog", 0.8, None, 2)
+    )
+    led = rows.with_columns(leader=pl.Series(["a", "a", "c"]))
+    decided = choose(led, rules(max_per_class=1)).sort("image_id")
+    assert decided["reason"].to_list() == [None, "near-duplicate of a", "more than 1 of its class"]
+    assert decided["duplicate_group"].to_list() == ["a", "a", None]

@@ -15,7 +15,7 @@ from pipeline.images.paths import folder_of, member_text
 from pipeline.opening import create_store
 from pipeline.search.index import update_index
 from pipeline.store import Store
-from pipeline.tables import FILES
+from pipeline.tables import FILES, embeddings
 from pipeline.training.policies import HELD_OUT
 from pipeline.training.selection import TABLE, is_current, select
 from pipeline.training.splits import by_crowd, by_folder, split, split_of
@@ -292,3 +292,21 @@ def test_a_truth_that_changes_makes_the_selection_stale_and_one_that_went_is_tol
     truth.write_text("image_id,label\nunknown,dog\n")
     with pytest.raises(InputError, match="none of its labels belongs to an image"):
         select(store, settings)
+
+
+def test_of_twins_about_as_sure_the_larger_one_is_kept_and_named(store: Store) -> None:
+    near = unit_rows(np.array([[1, 0.01, 0, 0], [1, 0, 0, 0], [0.02, 0, 1, 0]]))
+    ids = arrive(store, 1, near.astype(np.float32))
+    select(store, SELECTED)  # all of 4 x 3 pixels: the surest stands for both
+    [surer] = chosen(store).filter("kept", pl.col("image_id").is_in(ids[:2]))["image_id"]
+    rows = store.read("embeddings")
+    wide = pl.when(pl.col("image_id") == ids[0]).then(40).otherwise(4).cast(pl.Int32)
+    [part] = store.parts("embeddings")
+    table = rows.with_columns(width=wide).to_arrow().cast(embeddings(4))
+    store.write_part("embeddings", part, table)
+    select(store, SELECTED)
+    told = {row["image_id"]: row for row in chosen(store).iter_rows(named=True)}
+    assert surer == ids[1]
+    assert told[ids[0]]["kept"] and told[ids[2]]["kept"]
+    assert told[ids[1]]["reason"] == f"near-duplicate of {ids[0]}"
+    assert told[ids[1]]["duplicate_group"] == told[ids[0]]["duplicate_group"] == ids[0]

@@ -1,15 +1,15 @@
 """Neighbours: for each image of the store its nearest ones, searched once and kept.
 
-Table `neighbours/<generation>`, a part for each part of `embeddings`. Who relabels reads it instead
-of searching again. A row is true for the images that were there when it was searched; later ones
-may be nearer, so all are searched anew when the store has doubled: that is a generation.
+Table `neighbours/<generation>`, a part for each part of `embeddings`, and beside it `recall.json`:
+what share of the true neighbours was found. Who relabels, or looks for near-duplicates, reads it
+instead of searching again. A row is true for the images that were there when it was searched; later
+ones may be nearer, so all are searched anew when the store has doubled: that is a generation.
 
 Shapes: N images in the index, n of a batch, K neighbours, D embedding dimensions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-import faiss
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -17,17 +17,16 @@ import pyarrow as pa
 from pipeline.arrays import Bools, Floats, Ints
 from pipeline.labels.refinement import NEIGHBOURS, generation
 from pipeline.parts import uncovered
-from pipeline.search.index import Neighbours as Found
+from pipeline.search.cells import SAMPLE, keep_cells, load_cells, tuned
 from pipeline.search.index import SearchIndex
+from pipeline.search.self_join import Everybody, Plan, nearest_others
 from pipeline.store import Store
 from pipeline.tables import NEIGHBOURS as SCHEMA
 
-_BLOCK = 2048  # queries at a time
-_FEW = 100  # queries, for which nothing is built
+_TOGETHER = 1 << 17  # images searched before their parts are written: what a crash can cost
 _EXACT_PRODUCTS = 1e10  # queries x images, some 40 s; more are searched in cells
 _EXACT_BYTES = 1 << 30
 _ROUNDING = 1e-6  # of a cosine, added up from the one end or the other
-_PROBES = 16  # cells of some 1,000 to 2,000 that are looked at for an image
 
 
 def neighbours_table(images: int) -> str:
@@ -49,24 +48,40 @@ def update_neighbours(
     missing = uncovered(store.parts("embeddings"), store.parts(table))
     if not missing:
         return 0
-    waiting = {part: store.read("embeddings", ["image_id"], [part]) for part in missing}
-    queries = sum(map(len, waiting.values()))
-    search = _searcher(index, queries)
     row_of = {image_id: row for row, image_id in enumerate(index.ids)}
+    waiting = {
+        part: np.array([row_of[image_id] for image_id in ids], np.int64)
+        for part in missing
+        for ids in [store.read("embeddings", ["image_id"], [part])["image_id"]]
+    }
+    del row_of
+    queries = np.concatenate(list(waiting.values()))
+    plan, recall = _plan(store, index, queries)
     ids = pa.array(index.ids, pa.string())
-    for part, images in waiting.items():
-        rows = np.array([row_of[image_id] for image_id in images["image_id"]], np.int64)
-        tables = [SCHEMA.empty_table()]
-        for at in range(0, len(rows), _BLOCK):
-            block = rows[at : at + _BLOCK]
-            tables.append(_as_table(ids, block, search(index.vectors(block))))
-            on_progress(len(block))
-        made_of = store.fingerprint("embeddings", part) or ""
-        store.write_part(table, part, pa.concat_tables(tables), made_of)
+    for parts in _together(waiting):
+        asked = np.concatenate([waiting[part] for part in parts])
+        found = nearest_others(index, asked, NEIGHBOURS, plan, on_progress)
+        _record(store, table, len(asked), recall)
+        at = 0
+        for part in parts:
+            end = at + len(waiting[part])
+            rows = _as_table(ids, asked[at:end], found.rows[at:end], found.cosines[at:end])
+            store.write_part(table, part, rows, store.fingerprint("embeddings", part) or "")
+            at = end
     for name in store.folder.sizes():
         if name.startswith("neighbours/") and not name.startswith(f"{table}/"):
             store.delete(name)
-    return queries
+    return len(queries)
+
+
+def measured_recall(store: Store, images: int) -> float | None:
+    """Return what share of the true neighbours the table of a store of so many images holds.
+
+    The mean over all searches, each as it was measured on a sample of its own: 1 where they were
+    exact; null where nothing was searched.
+    """
+    told = store.get_json(f"{neighbours_table(images)}/recall.json")
+    return float(str(told["recall"])) if told else None
 
 
 class Neighbourhood:
@@ -128,50 +143,49 @@ def load_neighbourhood(store: Store, index: SearchIndex) -> Neighbourhood:
     return Neighbourhood(index, rows, cosines)
 
 
-def _searcher(index: SearchIndex, queries: int) -> Callable[[Floats], Found]:
-    """Return what finds the K + 1 nearest of some vectors: exactly, or in cells where that is long.
-
-    An image is its own nearest neighbour, hence one more.
-    """
+def is_small(index: SearchIndex, queries: int) -> bool:
+    """Tell whether so many images are compared with all others, for that is quick enough."""
     size = len(index) * index.dimension * 4
-    if queries <= _FEW:
-        return lambda vectors: index.search(vectors, NEIGHBOURS + 1)
-    if queries * len(index) <= _EXACT_PRODUCTS and size <= _EXACT_BYTES:
-        # In single precision it is a matrix product: 14 times as fast as decoding half precision.
-        held: faiss.Index = faiss.IndexFlatIP(index.dimension)
-        held.add(index.vectors(np.arange(len(index))))
-    else:
-        held = _cells(index)
-
-    def search(vectors: Floats) -> Found:
-        cosines, rows = held.search(np.ascontiguousarray(vectors), NEIGHBOURS + 1)
-        return Found(rows=rows, cosines=np.where(rows < 0, -np.inf, cosines))
-
-    return search
+    few = queries * len(index) <= _EXACT_PRODUCTS and size <= _EXACT_BYTES
+    return few or queries <= 2 * SAMPLE  # so many are looked at to measure cells by, anyway
 
 
-def _cells(index: SearchIndex) -> faiss.Index:
-    """Divide the images among cells by their nearest centroid (an inverted file)."""
-    count, dimension = len(index), index.dimension
-    number = int(2 * count**0.5)
-    coarse = faiss.IndexFlatIP(dimension)
-    half = faiss.ScalarQuantizer.QT_fp16
-    cells = faiss.IndexIVFScalarQuantizer(
-        coarse, dimension, number, half, faiss.METRIC_INNER_PRODUCT, False
-    )
-    sample = np.random.default_rng(0).choice(count, min(count, 64 * number), replace=False)
-    cells.train(index.vectors(np.sort(sample)))
-    for at in range(0, count, 16 * _BLOCK):
-        cells.add(index.vectors(np.arange(at, min(count, at + 16 * _BLOCK))))
-    cells.nprobe = _PROBES
-    return cells
+def _plan(store: Store, index: SearchIndex, queries: Ints) -> tuple[Plan, float]:
+    """Return who is to be compared with whom, and what share of the neighbours that finds."""
+    if is_small(index, len(queries)):
+        return Everybody(index), 1.0
+    cells, recall = tuned(load_cells(store, index, index.ids), queries, NEIGHBOURS)
+    keep_cells(store, cells, index.ids)
+    return cells, recall
 
 
-def _as_table(ids: pa.Array, block: Ints, found: Found) -> pa.Table:
-    """Leave each image out of its own neighbours, and keep K of the others."""
-    other = (found.rows != block[:, None]) & (found.rows >= 0)
-    kept = other & (other.cumsum(axis=1) <= NEIGHBOURS)
+def _together(waiting: dict[str, Ints]) -> Iterator[list[str]]:
+    """Yield parts to be searched at once: the more images, the fewer times all are decoded."""
+    parts: list[str] = []
+    room = _TOGETHER
+    for part, rows in waiting.items():
+        if parts and len(rows) > room:
+            yield parts
+            parts, room = [], _TOGETHER
+        parts.append(part)
+        room -= len(rows)
+    yield parts
+
+
+def _record(store: Store, table: str, images: int, recall: float) -> None:
+    """Put a search among those whose recall is kept."""
+    name = f"{table}/recall.json"
+    told = store.get_json(name)
+    before, mean = int(str(told.get("images", 0))), float(str(told.get("recall", 1.0)))
+    both = before + images
+    mean = (mean * before + recall * images) / both if both else 1.0
+    store.put_json(name, {"images": both, "recall": mean})
+
+
+def _as_table(ids: pa.Array, asked: Ints, rows: Ints, cosines: Floats) -> pa.Table:
+    """Return rows of the table, of images (n,) with neighbours (n, K)."""
+    kept = rows >= 0
     offsets = np.concatenate([[0], kept.sum(axis=1).cumsum()]).astype(np.int32)
-    lists = [ids.take(pa.array(found.rows[kept])), pa.array(found.cosines[kept], pa.float32())]
+    lists = [ids.take(pa.array(rows[kept])), pa.array(cosines[kept], pa.float32())]
     columns = [pa.ListArray.from_arrays(pa.array(offsets), values) for values in lists]
-    return pa.table([ids.take(pa.array(block)), *columns], schema=SCHEMA)
+    return pa.table([ids.take(pa.array(asked)), *columns], schema=SCHEMA)

@@ -40,13 +40,14 @@ class Rules:
 def choose(images: pl.DataFrame, rules: Rules) -> pl.DataFrame:
     """Decide for each image, given label, confidence, reason (of abstaining) and group.
 
-    Of each group of near-duplicates the surest image stands for all; the others, and images for
-    testing, count neither towards a class nor towards a cap.
+    Of each group of near-duplicates one image stands for all: its `leader`, or else the surest. The
+    others, and images for testing, count neither towards a class nor towards a cap.
 
     Args:
         images: image_id, label, confidence, reason, and group, which near-duplicates share; with
-            `split`, images of "test" are never kept; with `calibrated`, a reason says "score" where
-            no audit made it a confidence.
+            `leader`, the image of the group that stands for it; with `split`, images of "test" are
+            never kept; with `calibrated`, a reason says "score" where no audit made it a
+            confidence.
         rules: what decides.
 
     Raises:
@@ -60,11 +61,12 @@ def choose(images: pl.DataFrame, rules: Rules) -> pl.DataFrame:
         raise ValueError(f"image {name} has a label and no confidence that is a number")
     own = pl.coalesce(pl.col("group").cast(pl.String), pl.col("image_id"))  # null is no group
     ranked = best_first(images.with_columns(group=own))
-    leader = pl.col("image_id").first().over("group")
-    told = _reason(ranked.with_columns(leader=leader), rules)
+    if "leader" not in ranked.columns:
+        ranked = ranked.with_columns(leader=pl.col("image_id").first().over("group"))
+    told = _reason(ranked, rules)
     twins = pl.len().over("group") > 1
     return ranked.with_columns(
-        told.alias("reason"), duplicate_group=pl.when(twins).then(leader).otherwise(None)
+        told.alias("reason"), duplicate_group=pl.when(twins).then("leader").otherwise(None)
     ).with_columns(
         kept=pl.col("reason").is_null(),
         weight=pl.when(pl.col("reason").is_null()).then(pl.col("confidence")).otherwise(0.0),
@@ -79,6 +81,25 @@ def best_first(images: pl.DataFrame) -> pl.DataFrame:
     return images.sort(
         [pl.col("label").is_null(), "confidence", "image_id"], descending=[False, True, False]
     )
+
+
+def fittest_first(images: pl.DataFrame, bar: float) -> pl.DataFrame:
+    """Sort images by how fit they are to stand for their near-duplicates in training.
+
+    Whom a person named the class of comes first, for that label is right. Then who passes the bar,
+    or a group would be lost with its leader; then who is surer by a tenth or more, for where twins
+    have different labels the surer one is right more often. Among those about as sure the one with
+    the most pixels is best: it shows what a smaller copy lost, and twins are as good as each other
+    in all else.
+
+    Args:
+        images: image_id, label, confidence, answered and pixels.
+        bar: the confidence that is needed to be kept.
+    """
+    passes = pl.col("confidence").cast(pl.Float32) >= pl.lit(bar, pl.Float32)
+    tenth = (pl.col("confidence").cast(pl.Float64) * 10 + _ROUNDING).floor()
+    keys = [pl.col("label").is_null(), ~pl.col("answered"), ~passes, -tenth, -pl.col("pixels")]
+    return images.sort([*keys, -pl.col("confidence"), "image_id"], nulls_last=True)
 
 
 def _reason(ranked: pl.DataFrame, rules: Rules) -> pl.Series:

@@ -1,5 +1,6 @@
 """Select: the subset worth training on, a side for each image, a reason for each one left out."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -11,14 +12,16 @@ from pipeline.labels.answers import LABEL, NONE, answers_state, last_rows
 from pipeline.labels.confidence import calibration_state
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import read_truth, truth_state
-from pipeline.search.duplicates import near_duplicates
+from pipeline.search.duplicates import crowd_plan, near_duplicates, threshold
 from pipeline.search.index import SearchIndex, load_index
+from pipeline.search.links import read_links
+from pipeline.search.neighbours import update_neighbours
 from pipeline.store import Store
-from pipeline.tables import SELECTIONS
-from pipeline.training.policies import Rules, best_first, choose
+from pipeline.tables import SELECTION, SELECTIONS
+from pipeline.training.policies import Rules, choose, fittest_first
 from pipeline.training.splits import SplitBy, by_crowd, by_folder, oldest, split
 
-TABLE = "selections/default"
+TABLE = SELECTION
 _PART = "selection"
 # Of an image whose class a person named; one that a model is sure of weighs 1 at most. Whether it
 # was 1, 4 or 11 changed little on the sets of `tests/benchmarks/heads.py`.
@@ -59,12 +62,15 @@ class SelectSummary:
     classes: list[ClassBalance]  # largest first
 
 
-def select(store: Store, settings: SelectSettings) -> SelectSummary:
+def select(
+    store: Store, settings: SelectSettings, on_progress: Callable[[int], None] = lambda _: None
+) -> SelectSummary:
     """Select from the current labels of the images that are present, and write `selections`.
 
     Args:
-        store: the store to read from and write to.
+        store: the store to read from and write to; its lock must be held.
         settings: what decides.
+        on_progress: told how many images' neighbours were searched since it was last told.
 
     Raises:
         InputError: the store has no labels or no index yet, or the truth is bad or gone.
@@ -76,7 +82,10 @@ def select(store: Store, settings: SelectSettings) -> SelectSummary:
     images = present_images(store).join(labels, on="image_id", how="inner", maintain_order="left")
     images = answered(images, last_rows(store, run.label_set))
     known = read_truth(store, settings.truth, run.label_set).labels if settings.truth else {}
-    grouped = _grouped(store, best_first(images), load_index(store), settings)
+    index = load_index(store)
+    update_neighbours(store, index, on_progress)  # where labels were not refined, nobody did yet
+    fit = fittest_first(with_pixels(store, images), settings.rules.min_confidence)
+    grouped = _grouped(store, fit, index, settings)
     sided = split(grouped, known=known, valid_share=settings.valid_share)
     rows = chosen(sided, settings.rules)
     table = rows.select(SELECTIONS.names).to_arrow().cast(SELECTIONS)
@@ -104,6 +113,14 @@ def answered(images: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
         reason=pl.when(none).then(pl.lit("no class fits, says an audit")).otherwise("reason"),
         answered=named,
     ).drop("answer", "label_given")
+
+
+def with_pixels(store: Store, images: pl.DataFrame) -> pl.DataFrame:
+    """Add the column pixels: width times height of each image."""
+    sizes = store.read("embeddings", ["image_id", "width", "height"]).unique("image_id")
+    area = pl.col("width").cast(pl.Int64) * pl.col("height")
+    pixels = sizes.select("image_id", pixels=area)
+    return images.join(pixels, on="image_id", how="left", maintain_order="left")
 
 
 def chosen(images: pl.DataFrame, rules: Rules) -> pl.DataFrame:
@@ -165,14 +182,17 @@ def selection_state(store: Store) -> str:
 def _grouped(
     store: Store, ranked: pl.DataFrame, index: SearchIndex, settings: SelectSettings
 ) -> pl.DataFrame:
-    """Add group, the image that stands for this one and its near-duplicates, crowd, split_group."""
+    """Add group and leader, the image that stands for this one, crowd and split_group."""
     place = {image_id: rank for rank, image_id in enumerate(ranked["image_id"])}
     # An image that is gone is still in the index; it stands behind all that are there.
     rank = np.array([place.get(image_id, len(place)) for image_id in index.ids], np.int64)
-    found = near_duplicates(index, rank, cosine=settings.duplicate_cosine)
+    cosine = settings.duplicate_cosine
+    links = read_links(store, index, threshold(cosine))
+    plan = crowd_plan(store, index, links)
+    found = near_duplicates(index, rank, cosine=cosine, links=links, plan=plan)
     ids = pl.Series("image_id", index.ids, pl.String)
-    own = pl.Series("group", [index.ids[row] for row in found.leaders], pl.String)
-    leaders = pl.DataFrame([ids, own])
+    own = ids.gather(found.leaders)
+    leaders = pl.DataFrame({"image_id": ids, "group": own, "leader": own})
     crowds = pl.DataFrame([ids, pl.Series("crowd", found.crowds)])
     grouped = ranked.join(leaders, on="image_id", how="left", maintain_order="left")
     grouped = grouped.join(crowds, on="image_id", how="left", maintain_order="left")

@@ -1,0 +1,163 @@
+"""The command `duplicates`: which images show the same, and which of them is best."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.commands import Assignments, ConfigFile, Json, StoreFolder, Wait
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.search.groups import Groups
+    from pipeline.search.index import SearchIndex
+    from pipeline.store import Store
+
+
+def duplicates(
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold",
+            help="Cosine from which on images are near-duplicates, above 0 to 1 "
+            "[default: select.duplicate_cosine].",
+            show_default=False,
+        ),
+    ] = None,
+    crowds: Annotated[
+        bool,
+        typer.Option(
+            "--crowds",
+            help="Group all that similar images lead to, as splits do: the ends of such a chain "
+            "need not be similar.",
+        ),
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="A PNG with the largest groups.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="A table of all groups: a file named .parquet or .csv."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", help="Groups to print and draw; JSON has all.", min=1)
+    ] = 20,
+    store: StoreFolder = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Group images that show the same, the best of each group first, and say why it is best.
+
+    Groups are made as `select` makes them: every image of a group is at least as similar to its
+    best as the threshold says, and no two best ones are. Best here is the one with the most pixels,
+    then the clearest label, the most bytes, the first path; `select` asks for answers of an audit
+    and confidence first. Files with the same bytes are one image and are told of apart.
+    """
+    from flows.console import print_json
+    from flows.settings import resolve
+    from pipeline.errors import InputError
+    from pipeline.opening import open_store
+    from pipeline.search.groups import find_groups, require_cosine
+
+    if out is not None and out.suffix not in (".parquet", ".csv"):
+        raise InputError(f"--out {out}: name a file that ends in .parquet or .csv")
+    resolved = resolve(config, {"store": store}, assignments)
+    cosine = resolved.select.duplicate_cosine if threshold is None else threshold
+    require_cosine(cosine)
+    opened = open_store(resolved.store)
+    index = _up_to_date(opened, wait=wait)
+    found = find_groups(opened, index, cosine=cosine, crowds=crowds)
+    if out is not None:
+        table = found.members
+        _ = table.write_csv(out) if out.suffix == ".csv" else table.write_parquet(out)
+    if sheet is not None:
+        _draw(resolved, found, cosine, sheet, limit)
+    if as_json:
+        print_json(_whole(found, cosine, crowds=crowds))
+        return
+    _show(found, cosine, limit)
+    _tell(out, sheet)
+
+
+def _up_to_date(store: "Store", *, wait: bool) -> "SearchIndex":
+    """Return the index, after a search of the neighbours that are missing."""
+    from flows.console import progress_shown
+    from flows.progress import listener
+    from pipeline.locking import writer_lock
+    from pipeline.parts import uncovered
+    from pipeline.search.index import load_index
+    from pipeline.search.neighbours import neighbours_table, update_neighbours
+
+    index = load_index(store)
+    table = neighbours_table(len(index))
+    if uncovered(store.parts("embeddings"), store.parts(table)):
+        with writer_lock(store, wait=wait), progress_shown("neighbours"):
+            update_neighbours(store, index, lambda images: listener.get().advance(images, 0))
+    return index
+
+
+def _whole(found: "Groups", cosine: float, *, crowds: bool) -> dict[str, object]:
+    groups = [
+        {"size": len(group), "best": group["image_id"][0], "reason": group["reason"][0]}
+        | {"images": group.drop("group", "reason").to_dicts()}
+        for group in found.members.partition_by("group", maintain_order=True)
+    ]
+    return {
+        "threshold": cosine,
+        "grouped_as": "crowds" if crowds else "leaders",
+        "images": found.images,
+        "pairs": found.pairs,
+        "recall": found.recall,
+        "neighbour_recall": found.neighbour_recall,
+        "groups": groups,
+        "exact": found.copies.to_dicts(),
+    }
+
+
+def _show(found: "Groups", cosine: float, limit: int) -> None:
+    from flows.console import out, percent, show, table
+
+    members = found.members
+    groups = members["group"].n_unique()
+    out.print(
+        f"\n{groups} groups of near-duplicates (cosine {cosine:g} and above) with {len(members)} "
+        f"of {found.images} images; {found.pairs} pairs are among the nearest neighbours kept",
+        style="bold",
+    )
+    if found.recall is not None:
+        out.print(f"of the true pairs of a sample {percent(found.recall)} are found")
+    shown = table("images", "best", "why", "least cosine", right=("images", "least cosine"))
+    largest = members.filter(members["group"] < limit)
+    for group in largest.partition_by("group", maintain_order=True):
+        best = group.row(0, named=True)
+        least = float(str(group["cosine"].min()))
+        shown.add_row(str(len(group)), best["path"], best["reason"], f"{least:.3f}")
+    if groups:
+        show("The largest groups" if groups > limit else "Groups", shown)
+    if len(found.copies):
+        paths = table("paths", "the same bytes", right=("paths",))
+        for names in found.copies["paths"].head(limit):
+            paths.add_row(str(len(names)), "\n".join(names))
+        show(f"Exact duplicates: {len(found.copies)} images under several paths", paths)
+
+
+def _draw(config: "Config", found: "Groups", cosine: float, sheet: Path, limit: int) -> None:
+    from flows.resources import decoders_for
+    from pipeline.cores import cores
+    from pipeline.reports.contact_sheet import THUMBNAIL
+    from pipeline.reports.duplicate_sheet import duplicate_sheet
+
+    groups = found.members["group"].n_unique()
+    title = f"{groups} groups of near-duplicates, cosine {cosine:g} and above"
+    with decoders_for(config, THUMBNAIL, cores()) as pool:
+        sheet.write_bytes(duplicate_sheet(found.members, title, decode=pool.decode, limit=limit))
+
+
+def _tell(*written: Path | None) -> None:
+    from flows.console import out
+
+    for path in written:
+        if path is not None:
+            out.print(f"wrote {path}", soft_wrap=True)
