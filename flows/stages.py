@@ -4,7 +4,6 @@ They take and return names and summaries, never arrays, so that they can run as 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING
 from flows.progress import listener
 from flows.resources import (
     decoders,
-    decoders_for,
     device_decoder,
     encoder,
     question,
@@ -35,7 +33,6 @@ from pipeline.images.scan import (
 )
 from pipeline.labels.labelling import (
     LabelSummary,
-    current_table,
 )
 from pipeline.opening import create_store, open_store
 from pipeline.runs import new_run_id
@@ -48,14 +45,6 @@ if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no
     from pipeline.clip.embed import EmbedSummary
 
 _REMOTE_READERS = 16  # an object takes long to come, and little of this machine meanwhile
-
-
-@dataclass(frozen=True)
-class ReportSummary:
-    """The files a run leaves for people, relative to the store."""
-
-    summary: str
-    contact_sheet: str | None
 
 
 def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes:
@@ -188,20 +177,3 @@ def index(config: Config) -> search_index.IndexSummary:
 def select(config: Config) -> selection.SelectSummary:
     """Choose the images worth training on."""
     return selection.select(open_store(config.store), select_settings(config))
-
-
-def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:
-    """Leave a run's summary and contact sheet in its folder."""
-    from pipeline.reports.contact_sheet import THUMBNAIL, contact_sheet
-
-    store = open_store(config.store)
-    sheet = None
-    if current_table(store) is not None:
-        with decoders_for(config, THUMBNAIL, cores()) as pool:
-            png = contact_sheet(store, decode=pool.decode)
-        if png is not None:
-            sheet = f"runs/{run_id}/contact-sheet.png"
-            store.put(sheet, png)
-    written = ReportSummary(f"runs/{run_id}/summary.json", sheet)
-    store.put_json(written.summary, {**summary, "report": asdict(written)})
-    return written

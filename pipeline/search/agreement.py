@@ -78,7 +78,11 @@ def compare(own: Ints, near: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
         (N,) shares, NaN where no neighbour has a label; (N,) labels, -1 there. At a tie the label
         of the nearer neighbour.
     """
-    theirs = np.where(near >= 0, own[near], -1)
+    return compare_labels(own, np.where(near >= 0, own[near], -1))
+
+
+def compare_labels(own: Ints, theirs: Ints) -> tuple[npt.NDArray[np.float64], Ints]:
+    """Do as `compare`, given the labels of the neighbours themselves (N, K); -1: none."""
     known = theirs >= 0
     count = known.sum(axis=1)
     same = ((theirs == own[:, None]) & known).sum(axis=1)
