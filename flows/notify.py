@@ -54,7 +54,11 @@ def tell_drift(config: Config, run_id: str, report: ReportSummary | None) -> Non
     if not wanted.on_drift or report is None or report.drift not in LEVELS:
         return
     if LEVELS.index(report.drift) >= LEVELS.index(wanted.drift):
-        about = {"drift": report.drift, "reason": report.drift_reason, "report": report.page}
+        about = {
+            "drift": report.drift,
+            "reason": report.drift_reason,
+            "report": f"{config.store}/{report.page}",
+        }
         call_hook(wanted.on_drift, _message(config, "drift", run_id=run_id, **about), wanted)
 
 

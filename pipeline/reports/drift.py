@@ -31,17 +31,17 @@ BARS = {
     "strange": (0.05, 0.2),  # of the images
     "confidence": (0.05, 0.15),
 }
-_ADVICE = {
-    "labels": "Look at the classes that grew. If the world changed, go on; if not, look at what "
-    "the source sends.",
-    "content": "Look at the examples: other subjects, another camera or another cut? If the label "
-    "set has no class for them, add one and relabel.",
-    "spread": "Look for a stuck camera or near-duplicates where images became more alike, for a "
-    "mixed-in source where they became less so.",
+_ADVICE = {  # what tells most of what to do comes first
     "strange": "Look at the strangest images: add classes or reject prompts, or set "
     "labels.unknown_above, and relabel.",
+    "content": "Look at the examples: other subjects, another camera or another cut? If the label "
+    "set has no class for them, add one and relabel.",
     "confidence": "Audit a sample of this drop before you trust its labels: a calibration of "
     "before may not hold for it.",
+    "labels": "Look at the classes that grew. If the world changed, go on; if not, look at what "
+    "the source sends.",
+    "spread": "Look for a stuck camera or near-duplicates where images became more alike, for a "
+    "mixed-in source where they became less so.",
 }
 
 
@@ -94,7 +94,7 @@ def compare(drop: Sample, before: Sample, *, draws: int = DRAWS, seed: int = 0) 
     Args:
         drop: the new images.
         before: the others; of the same classes and dimension.
-        draws: of each permutation test; with fewer than 499 no sign can be sure enough.
+        draws: of each permutation test; with fewer than 999 no sign can be sure enough.
         seed: of the draws.
     """
     few = _too_few(drop.images, before.images)
@@ -118,7 +118,8 @@ def compare(drop: Sample, before: Sample, *, draws: int = DRAWS, seed: int = 0) 
         ]
         cosine = _cosine(drop.vectors.mean(axis=0), before.vectors.mean(axis=0))
     told = [sign for sign in signs if sign.level != "none"]
-    told.sort(key=lambda sign: (-LEVELS.index(sign.level), sign.p))
+    telling = list(_ADVICE)
+    told.sort(key=lambda sign: (-LEVELS.index(sign.level), telling.index(sign.name)))
     return Drift(
         verdict=told[0].level if told else "none",
         reason="; ".join(sign.words for sign in told) or "the new images are like those before",
@@ -185,5 +186,5 @@ def _words(name: str, before: float, now: float) -> str:
         how = "less" if now > before else "more"
         return f"images are {how} alike: spread {now:.2f} instead of {before:.2f}"
     if name == "strange":
-        return f"{now:.0%} of the images fit no class well, instead of {before:.0%}"
+        return f"{100 * now:.0f} % of the images fit no class well, instead of {100 * before:.0f} %"
     return f"the mean confidence is {now:.2f} instead of {before:.2f}"

@@ -121,7 +121,7 @@ def disagreement(store: Store, run_id: str, rows: pl.DataFrame) -> Disagreement:
     ]
     lowest.sort()
     shown = [
-        Example(image_id, path, f"{label}; its neighbours: {other} ({part:.0%} agree)")
+        Example(image_id, path, f"{label}; its neighbours: {other} ({100 * part:.0f} % agree)")
         for part, image_id, path, label, other in lowest[:_DISAGREEING]
     ]
     known = share[~np.isnan(share)]

@@ -8,11 +8,13 @@ in number, pictures in bytes as well, so that it stays a few megabytes whatever 
 import base64
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 from PIL import Image
 
 from pipeline.images.decoding import Decode
@@ -55,7 +57,7 @@ def run_page(report: RunReport, *, decode: Decode) -> str:
         decode: makes thumbnails, as by `contact_sheet.THUMBNAIL`; called from many threads.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"clip": clip, "tail": tail, "count": _count}
+    environment.filters |= {"clip": clip, "tail": tail, "count": _count, "code": _code}
     found, told = report.labelled, verdict(report)
     bars = _bars(found) if found else []
     rest = found.classes[len(bars) :] if found else []
@@ -99,6 +101,11 @@ def tail(text: object, width: int) -> str:
     """
     told = str(text)
     return told if len(told) <= width else f"…{told[1 - width :]}"
+
+
+def _code(text: str) -> Markup:
+    """Mark up what stands between backticks; all of it is escaped first."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
 def _count(number: int) -> str:

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pipeline.reports.run_report import RunReport
 
+Weight = Literal["bad", "look", "note"]
+MANY_UNREADABLE = 0.1  # share of the files that were read
 MANY_WITHOUT = 0.2  # share of images without a label that is worth a look
 
 
@@ -12,7 +14,7 @@ MANY_WITHOUT = 0.2  # share of images without a label that is worth a look
 class Point:
     """One thing that a person should look at, and where on the page it stands."""
 
-    weight: Literal["bad", "look", "note"]
+    weight: Weight
     words: str
     place: str = ""  # anchor
 
@@ -72,9 +74,11 @@ def _happened(report: RunReport) -> list[str]:
 def _files(report: RunReport) -> list[Point]:
     points, failed = [], report.arrived.total("unreadable")
     if failed:
+        read = len(report.arrived.images) + report.arrived.known
+        weight: Weight = "bad" if failed >= MANY_UNREADABLE * (failed + read) else "look"
         kinds = number(len(report.arrived.failures), "reason", "reasons")
         said = f"{number(failed, 'file', 'files')} could not be read, for {kinds}."
-        points.append(Point("bad", said, "failures"))
+        points.append(Point(weight, said, "failures"))
     if report.waiting:
         who = number(report.waiting, "file was", "files were")
         points.append(
@@ -112,7 +116,7 @@ def _labels(report: RunReport) -> list[Point]:
 def _drift(report: RunReport) -> list[Point]:
     drift = report.drift
     if drift.verdict in ("some", "strong"):
-        weight: Literal["bad", "look"] = "bad" if drift.verdict == "strong" else "look"
+        weight: Weight = "bad" if drift.verdict == "strong" else "look"
         return [Point(weight, f"Drift is {drift.verdict}: {drift.reason}.", "drift")]
     return []
 
@@ -120,7 +124,7 @@ def _drift(report: RunReport) -> list[Point]:
 def _training(report: RunReport) -> list[Point]:
     points = []
     leak = (report.train or {}).get("leakage")
-    if leak:
+    if leak and leak.get("verdict") == "leak":
         points.append(Point("look", str(leak["words"]), "training"))
     if report.not_trained and not report.not_trained.startswith(("train.every_run", "the selec")):
         points.append(Point("note", f"Not trained: {report.not_trained}.", "training"))
