@@ -95,13 +95,14 @@ def told(store: Store, run_id: str, *, keep: bool = False) -> "RunReport":
 
 def _put_page(store: Store, found: "RunReport", decode: "Decode") -> str:
     from pipeline.reports.run_page import run_page
+    from pipeline.reports.run_report import PAGE_CHECK
 
     folder = f"runs/{found.run_id}"
     page = run_page(found, decode=decode).encode(errors="replace")
     name = f"{folder}/report.html"
     # First the page: `verify` holds it against the checksum.
     store.put(name, page)
-    checksum = {"page_sha256": hashlib.sha256(page).hexdigest()}
+    checksum = {PAGE_CHECK: hashlib.sha256(page).hexdigest()}
     store.put_json(f"{folder}/drift.json", asdict(found.drift))
     store.put_json(f"{folder}/report.json", {**found.as_json(), **checksum})
     return name

@@ -15,6 +15,7 @@ from pipeline.reports import history
 from pipeline.reports.arrivals import SourceLine, arrivals
 from pipeline.reports.history import SAMPLE, label_rows, samples, vectors_of
 from pipeline.store import Store
+from pipeline.vectors import stream_vectors
 from tests.helpers import (
     IDENTITY,
     axis,
@@ -33,7 +34,9 @@ def ids(start: int, count: int) -> list[str]:
     return [digest(n) + digest([n]) for n in range(start, start + count)]
 
 
-def add(store: Store, run_id: str, images: list[str], vectors: list[Floats], more: list[Seen]) -> None:
+def add(
+    store: Store, run_id: str, images: list[str], vectors: list[Floats], more: list[Seen]
+) -> None:
     seen: list[Seen] = [(Path(f"/in/{i}.png"), i, "ok", None) for i in images]
     write_observations(store, f"{run_id}-00000", [*seen, *more])
     if images:
@@ -103,7 +106,7 @@ def test_the_sample_is_even_whatever_the_order_and_reads_each_part_once(
 ) -> None:
     monkeypatch.setattr(history, "KEPT", 32)
     read: list[str] = []
-    stream = history.stream_vectors
+    stream = stream_vectors
 
     def counted(held: Store, part: str, take: object) -> object:
         read.append(part)

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,15 +179,14 @@ def _shown(report: RunReport) -> Iterator[Example]:
 
 def _data_uris(examples: list[Example], decode: Decode) -> dict[str, str]:
     """Return pictures by path, as many as may stand in the page; the first come first."""
+    times = Counter(each.path for each in examples)  # a picture shown twice stands there twice
+    pictures, left = decoded(times, decode), PICTURE_BYTES
     made: dict[str, str] = {}
-    pictures = decoded((each.path for each in examples), decode)
-    left = PICTURE_BYTES
-    for each in examples:  # a picture that is shown twice stands there twice
-        if each.path not in made and each.path in pictures:
-            made[each.path] = _data_uri(pictures[each.path])
-        left -= len(made.get(each.path, ""))
-        if left < 0:
-            made.pop(each.path, None)
+    for path, shown in times.items():
+        uri = _data_uri(pictures[path]) if path in pictures else ""
+        if uri and shown * len(uri) <= left:
+            made[path] = uri
+            left -= shown * len(uri)
     return made
 
 

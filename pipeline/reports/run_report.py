@@ -30,6 +30,7 @@ from pipeline.reports.history import label_rows, samples
 from pipeline.runs import run_time
 from pipeline.store import Store
 
+PAGE_CHECK = "page_sha256"  # in report.json beside the page
 BINS = 20  # of the histogram
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
