@@ -3,6 +3,7 @@
 Shapes: n images, D embedding dimensions.
 """
 
+from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Asked:
 
     names: list[str]  # n
     vectors: Floats  # (n, D), rows of unit length
-    refused: dict[str, str]  # files found in folders that are no picture, and why
+    refused: dict[str, str]  # files that are no picture, and why
 
     def left_out(self) -> list[dict[str, str | None]]:
         """Return a row for each file that has no label, with the reason: nothing is lost."""
@@ -67,13 +68,30 @@ def vectors_of_files(config: Config, files: dict[str, bool]) -> Asked:
     Raises:
         InputError: a file that the user named is no picture, or no file is one.
     """
-    encoder, listed = resources.encoder(config), list(files)
+    asked = embed_files(config, list(files), {name for name, named in files.items() if named})
+    if not asked.names:
+        raise InputError(f"none of the {len(files)} files is a picture: {_first(asked.refused)}")
+    return asked
+
+
+def embed_files(config: Config, files: list[str], pictures: Set[str] = frozenset()) -> Asked:
+    """Decode and embed files, a batch at a time.
+
+    Args:
+        config: which model, and how it is run.
+        files: where they lie.
+        pictures: those that must be pictures; of the others it is told where they are none.
+
+    Raises:
+        InputError: one that must be a picture is none.
+    """
+    encoder = resources.encoder(config)
     names: list[str] = []
     refused: dict[str, str] = {}
     vectors = [np.empty((0, encoder.identity.dimension), np.float32)]
     heard = listener.get()
-    heard.stage("embed", len(listed))
-    workers = min(cores(), len(listed))
+    heard.stage("embed", len(files))
+    workers = min(cores(), len(files))
     with resources.decoders(config, workers) as pool, ThreadPoolExecutor(workers) as threads:
 
         def look(name: str) -> Picture | Refusal:
@@ -82,22 +100,20 @@ def vectors_of_files(config: Config, files: dict[str, bool]) -> Asked:
             except OSError as error:
                 return Refusal("unreadable", f"cannot be read: {error.strerror}")
 
-        for at in range(0, len(listed), _BATCH):
-            batch = listed[at : at + _BATCH]
-            pictures = []
+        for at in range(0, len(files), _BATCH):
+            batch = files[at : at + _BATCH]
+            pixels = []
             for name, seen in zip(batch, threads.map(look, batch), strict=True):
                 if isinstance(seen, Picture):
-                    pictures.append(seen.pixels)
+                    pixels.append(seen.pixels)
                     names.append(name)
-                elif files[name]:
+                elif name in pictures:
                     raise InputError(f"{name}: {seen.reason}")
                 else:
                     refused[name] = seen.reason
-            if pictures:
-                vectors.append(encoder.encode_images(np.stack(pictures)))
-            heard.advance(len(batch), len(batch) - len(pictures))
-    if not names:
-        raise InputError(f"none of the {len(listed)} files is a picture: {_first(refused)}")
+            if pixels:
+                vectors.append(encoder.encode_images(np.stack(pixels)))
+            heard.advance(len(batch), len(batch) - len(pixels))
     return Asked(names, np.concatenate(vectors), refused)
 
 

@@ -8,6 +8,7 @@ import typer
 from flows.commands import labels, query, report, run, training, upkeep
 from flows.commands.audit import audit
 from flows.commands.caption import caption
+from flows.commands.search import search
 from pipeline.errors import PseudolabelError, exit_code
 
 app = typer.Typer(
@@ -19,7 +20,7 @@ app = typer.Typer(
 )
 for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
-    *(query.classify, query.search),
+    *(query.classify, search),
     *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, caption, report.export, report.report, report.status),
     *(upkeep.verify, upkeep.compact),

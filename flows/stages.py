@@ -17,7 +17,7 @@ from flows.resources import (
     require_device,
     stored_label_vectors,
 )
-from flows.stale import select_settings
+from flows.stale import index_settings, select_settings
 from pipeline.captions import current_captions
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
@@ -171,7 +171,7 @@ def label(config: Config) -> LabelSummary:
 
 def index(config: Config) -> search_index.IndexSummary:
     """Bring the search index up to the store."""
-    return search_index.update_index(open_store(config.store))
+    return search_index.update_index(open_store(config.store), index_settings(config))
 
 
 def select(config: Config) -> selection.SelectSummary:

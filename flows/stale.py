@@ -8,6 +8,7 @@ from pipeline.labels.audit import is_stale as confidences_are_stale
 from pipeline.labels.labelling import current_table, missing_parts, vectors_went
 from pipeline.opening import open_store, peek_store
 from pipeline.search import index as search_index
+from pipeline.search.choosing import IndexSettings
 from pipeline.sections import HEAD_KINDS
 from pipeline.training import freshness, selection
 from pipeline.training.heads.base import HeadSettings
@@ -26,7 +27,7 @@ def stale_stages(config: Config) -> list[str]:
     if identity is None or not store.parts("embeddings"):
         return []
     stale, asked = [], question(config, store)
-    if not search_index.is_current(store):
+    if not search_index.is_current(store, index_settings(config)):
         stale.append("index")
     table = asked.table_for(identity, search_index.indexed(store))
     unlabelled = current_table(store) != table or missing_parts(store, table)
@@ -46,6 +47,11 @@ def head_is_current(config: Config) -> bool:
     fresh = freshness.head_fingerprint(store) == freshness.train_fingerprint(store, wanted)
     idle = freshness.refused(store, wanted) or freshness.why_not(store)
     return fresh or idle is not None
+
+
+def index_settings(config: Config) -> IndexSettings:
+    """Return what the search index is chosen by."""
+    return IndexSettings(**config.index.model_dump())
 
 
 def select_settings(config: Config) -> SelectSettings:

@@ -123,6 +123,8 @@ def show_verification(summary: "VerifySummary", *, as_json: bool) -> None:
         print_json(summary)
         return
     checked = f"{summary.files} files ({summary.bytes / 1e6:.1f} MB), {summary.images} vectors"
+    if summary.index:
+        checked += f", the index ({summary.index})"
     if not summary.faults and not summary.lost:
         out.print(f"sound: {checked} checked", style="bold")
         return

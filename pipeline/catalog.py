@@ -15,6 +15,11 @@ def current_files(store: Store, columns: list[str] | None = None) -> pl.DataFram
     if columns is not None:
         columns = ["path", *(name for name in columns if name != "path")]
     diary = store.read("files", columns)  # parts are named by time, so rows are in order of time
+    return last_observations(diary)
+
+
+def last_observations(diary: pl.DataFrame) -> pl.DataFrame:
+    """Return the last row of every path, of rows of `files` in order of time."""
     return diary.filter(pl.col("path").is_last_distinct())  # `unique` would copy more
 
 

@@ -11,6 +11,7 @@ from pipeline.notice import MetricsConfig, NotifyConfig
 from pipeline.sections import (
     CaptionConfig,
     EncoderConfig,
+    IndexConfig,
     LabelsConfig,
     RunConfig,
     ScanConfig,
@@ -34,6 +35,7 @@ class Config(Section):
     select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     caption: CaptionConfig = CaptionConfig()
+    index: IndexConfig = IndexConfig()
     run: RunConfig = RunConfig()
     metrics: MetricsConfig = MetricsConfig()
     notify: NotifyConfig = NotifyConfig()

@@ -5,6 +5,8 @@ A file is complete or absent, whatever happens while it is written. Names are re
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -62,13 +64,18 @@ class LocalFolder:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write to a temporary name in the same folder, flush to the disk, rename."""
+        with self.placing(name) as temporary:
+            temporary.write_bytes(data)
+
+    @contextmanager
+    def placing(self, name: str) -> Iterator[Path]:
+        """Give a path to write a file to; it is committed when that went well."""
         final = self.root / name
         _make_folder(final.parent)
         temporary = final.with_name(f"{TEMPORARY}{uuid.uuid4().hex}")
         try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
+            yield temporary
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(final)
             _sync(final.parent)  # or the rename itself may not survive a power cut

@@ -211,6 +211,21 @@ class CaptionConfig(Section):
     )
 
 
+class IndexConfig(Section):
+    """The search index: what it may take, and how good it must be."""
+
+    kind: Literal["auto", "flat", "hnsw", "ivf-sq8", "ivf-pq"] = Field(
+        "auto",
+        description="auto (the best that fits) | flat (exact) | hnsw | ivf-sq8 | ivf-pq",
+    )
+    memory_mb: int = Field(
+        1024, ge=1, description="that the index may take; exact search takes 2 bytes a number"
+    )
+    recall: float = Field(
+        0.95, gt=0, le=1, description="of an approximate index, at 10 neighbours, 0 to 1"
+    )
+
+
 class RunConfig(Section):
     """Where and in which portions the work is done."""
 

@@ -5,6 +5,7 @@ A table is a folder of immutable parts. `image_id` ties the tables together; row
 
 import pyarrow as pa
 
+SELECTION = "selections/default"  # the name of the one selection that there is
 ABSTAIN = -1  # the label index of an image that is not labelled; its label is null
 
 FILES = pa.schema(

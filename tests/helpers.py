@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 from PIL import Image
 
@@ -19,6 +20,8 @@ from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import label
 from pipeline.labels.question import Question
 from pipeline.opening import create_store
+from pipeline.search.queries import NO_FILTERS, Filters, Term
+from pipeline.search.searcher import Searcher
 from pipeline.store import Store
 from pipeline.tables import FILES, SELECTIONS, embeddings
 from pipeline.training.policies import Rules
@@ -78,6 +81,9 @@ class FakeEncoder(OneLane):
 
     def cut(self, texts: Sequence[str]) -> list[bool]:
         return [len(text.split()) > 4 for text in texts]  # it reads four words
+
+    def length(self, text: str) -> tuple[int, int]:
+        return len(text.split()), 4
 
 
 def axis(number: int) -> Floats:
@@ -178,3 +184,8 @@ def write_selection(store: Store, kept: dict[str, str], left_out: dict[str, str]
     refused = [{"image_id": i, "kept": False, "reason": why} for i, why in left_out.items()]
     table = pa.Table.from_pylist([*rows, *refused], SELECTIONS)
     store.write_part("selections/default", "selection", table)
+
+
+def nearest(store: Store, query: Floats, k: int, filters: Filters = NO_FILTERS) -> pl.DataFrame:
+    """Return the k images of a store that are most similar to an image's vector (D,)."""
+    return Searcher.open(store).find([Term(query, "image")], k, filters)

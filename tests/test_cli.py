@@ -120,7 +120,7 @@ def test_a_template_changes_the_question(command: Command) -> None:
         (("run", "--set", "nonsense"), "write it as section.key=value"),
         (("run", "--config", "no.toml"), "no.toml: cannot be read"),
         (("status", "--store", "nowhere"), "nowhere: no store here"),
-        (("search", "--store", "nowhere"), "give either an image file or --text"),
+        (("search", "--store", "nowhere"), "give an image file, --id or --text"),
         (("serve",), "give either --every SECONDS or --cron"),
         (("run", str(DATA), "--labels", "a,b", "--truth", "no.csv"), "truth no.csv: no such file"),
     ],

@@ -43,6 +43,9 @@ class MeanColour(OneLane):
     def cut(self, texts: Sequence[str]) -> list[bool]:
         return [False] * len(texts)
 
+    def length(self, text: str) -> tuple[int, int]:
+        return len(text), 77
+
 
 def paint(path: Path, colour: tuple[int, int, int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,9 +26,8 @@ from pipeline.opening import create_store
 from pipeline.reports.export import flat_table
 from pipeline.runs import new_run_id
 from pipeline.search.index import update_index
-from pipeline.search.queries import find_similar
 from pipeline.training.selection import TABLE, select
-from tests.helpers import SELECTED, FakeEncoder, axis, label_set, label_store
+from tests.helpers import SELECTED, FakeEncoder, axis, label_set, label_store, nearest
 
 NAMES = ["red", "green", "blue", "grey"]
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (120, 120, 120)]
@@ -250,7 +249,7 @@ class Drops(RuleBasedStateMachine):
             ].null_count()
             == 0
         )
-        found = find_similar(self.store, axis(0)[None], k=99)
+        found = nearest(self.store, axis(0), k=99)
         assert sorted(found["image_id"]) == sorted(set(ids.values()))
         selection = set(self.store.read(TABLE)["image_id"])
         assert selection == set(ids.values())

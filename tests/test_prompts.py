@@ -22,9 +22,10 @@ from pipeline.clip.prompts import (
     held_label_vectors,
     prompts_of,
     unknown_words,
+    unreadable,
 )
 from pipeline.clip.templates import expanded, template_set
-from pipeline.clip.tokens import cut, unknown
+from pipeline.clip.tokens import cut, length, unknown
 from pipeline.label_set import LabelSet, load_label_set
 from pipeline.opening import create_store
 from tests.conftest import ROOT
@@ -204,3 +205,24 @@ print(json.dumps([asked.templates, "torch" in sys.modules, "open_clip" in sys.mo
         check=True,
     )
     assert json.loads(run.stdout) == [["imagenet"], False, False]
+
+
+def test_the_length_of_a_text_is_told_however_long_it_is(tmp_path: Path) -> None:
+    clip = open_clip.get_tokenizer("ViT-B-32")
+    # A token for each word, a mark of the start and one of the end; "!" is token 0, as is padding.
+    assert [length(clip, text) for text in ("", "a dog", "a dog " * 60, "a dog!")] == [
+        (2, 77),
+        (4, 77),
+        (122, 77),
+        (5, 77),
+    ]
+    other = hugging_face(tmp_path)
+    assert length(other, "red dog") == (3, 6)
+    assert length(other, "red " * 40) == (41, 6)
+
+
+def test_a_text_that_is_not_read_whole_is_told_with_its_length() -> None:
+    encoder = FakeEncoder()
+    told = unreadable(["one two", "one two three four five", " "], encoder)
+    assert set(told) == {"one two three four five", " "}
+    assert "has 5 tokens, marks of start and end included, and the model reads 4" in str(told)

@@ -10,9 +10,9 @@ from pipeline.opening import open_store
 from pipeline.reports.export import flat_table
 from pipeline.reports.status import status
 from pipeline.search.index import load_index
-from pipeline.search.queries import find_similar
 from pipeline.vectors import iterate_vectors
 from tests.conftest import demo_config, run_plain
+from tests.helpers import nearest
 from tests.test_crash import many_images
 
 DROPS, SIZE = 8, 6
@@ -55,9 +55,9 @@ def test_readers_see_a_whole_store_while_drops_are_taken_and_parts_merged(tmp_pa
             assert unlabelled["reason"].null_count() == 0, unlabelled
             counts.append(len(table))
             query = next(iterate_vectors(opened))[2][:1].astype("float32")
-            found = find_similar(opened, query, k=5)
+            found = nearest(opened, query[0], k=5)
             assert len(found) == 5
-            assert found["cosine"][0] == pytest.approx(1, abs=2e-3)
+            assert found["image_cosine"][0] == pytest.approx(1, abs=2e-3)
             assert len(load_index(opened)) >= images
             assert status(opened).embeddings >= images
             looks += 1

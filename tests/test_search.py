@@ -10,9 +10,10 @@ from pipeline.errors import InputError, StoreError
 from pipeline.opening import create_store, open_store
 from pipeline.search.duplicates import near_duplicates
 from pipeline.search.index import SearchIndex, is_current, load_index, update_index
-from pipeline.search.queries import Filters, find_similar
+from pipeline.search.queries import Filters
 from pipeline.store import Store
 from pipeline.vectors import iterate_vectors
+from tests.helpers import nearest
 from tests.test_store import IDENTITY, embedding_rows
 
 
@@ -173,19 +174,19 @@ def test_search_finds_the_image_itself_first_and_filters(demo_store: Path) -> No
     store = open_store(str(demo_store))
     first_part = next(iterate_vectors(store))
     query = first_part[2][:1].astype(np.float32)
-    hits = find_similar(store, unit_rows(query), 5)
+    hits = nearest(store, unit_rows(query)[0], 5)
     assert hits["image_id"][0] == first_part[1][0]
-    assert hits["cosine"][0] == pytest.approx(1, abs=1e-3)
-    frogs = find_similar(store, unit_rows(query), 50, Filters(label="frog", min_confidence=0.9))
+    assert hits["image_cosine"][0] == pytest.approx(1, abs=1e-3)
+    frogs = nearest(store, unit_rows(query)[0], 50, Filters(labels=("frog",), min_confidence=0.9))
     assert set(frogs["label"]) == {"frog"}
     assert frogs["confidence"].min() >= 0.9  # type: ignore[operator]
-    assert frogs["cosine"].to_list() == sorted(frogs["cosine"], reverse=True)
-    ships = find_similar(store, unit_rows(query), 500, Filters(path_contains="/ship/"))
+    assert frogs["image_cosine"].to_list() == sorted(frogs["image_cosine"], reverse=True)
+    ships = nearest(store, unit_rows(query)[0], 500, Filters(path_contains="/ship/"))
     assert len(ships) == 12
     with pytest.raises(InputError, match="no image is labelled 'unicorn'"):
-        find_similar(store, unit_rows(query), 5, Filters(label="unicorn"))
-    with pytest.raises(InputError, match="k must be at least 1"):
-        find_similar(store, unit_rows(query), 0)
+        nearest(store, unit_rows(query)[0], 5, Filters(labels=("unicorn",)))
+    with pytest.raises(InputError, match="k must be 1 to 10,000"):
+        nearest(store, unit_rows(query)[0], 0)
 
 
 def test_images_that_are_gone_are_not_found(tmp_path: Path, demo_store: Path) -> None:
@@ -199,8 +200,8 @@ def test_images_that_are_gone_are_not_found(tmp_path: Path, demo_store: Path) ->
     run_plain(config)
     store: Store = open_store(str(copy))
     query = unit_rows(next(iterate_vectors(store))[2][:1].astype(np.float32))
-    gone = find_similar(store, query, 1)["path"][0]
+    gone = nearest(store, query[0], 1)["path"][0]
     Path(gone).unlink()
     assert run_plain(config).scan.gone == 1
-    assert gone not in find_similar(store, query, 12)["path"].to_list()
-    assert len(find_similar(store, query, 12)) == 11
+    assert gone not in nearest(store, query[0], 12)["path"].to_list()
+    assert len(nearest(store, query[0], 12)) == 11

@@ -5,6 +5,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -14,7 +15,7 @@ from flows.plan import plan
 from pipeline.errors import DamagedFileError, StoreError
 from pipeline.opening import create_store, damaged_store, open_store
 from pipeline.reports.verify import VerifySummary, verify
-from pipeline.search.index import load_index, save_index
+from pipeline.search.index import SearchIndex, load_index, save_index
 from pipeline.training.models import load_head
 from tests.conftest import DATA, demo_config, pseudolabel, run_plain
 from tests.test_crash import final_tables, require_equal
@@ -162,9 +163,12 @@ def test_an_index_that_answers_for_the_wrong_images_is_found(store: Path) -> Non
     opened = open_store(str(store))
     vectors = only(store, "embeddings/*.parquet")
     pointer = opened.get_json("index/current.json")
-    index = load_index(opened)
-    index.ids.reverse()
-    save_index(opened, index)
+    right = load_index(opened)
+    wrong = SearchIndex.empty(right.dimension)
+    rows = right.vectors(np.arange(len(right))).astype(np.float16)
+    wrong.add(right.ids[::-1], rows)
+    wrong.parts = right.parts
+    save_index(opened, wrong)
     assert opened.get_json("index/current.json")["name"] == pointer["name"]
     [fault] = check(store).faults
     assert fault.what == "a vector in it is not the one of its image"

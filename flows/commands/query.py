@@ -1,4 +1,4 @@
-"""The commands that ask a model: classify, search."""
+"""The command that asks a model: classify."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,6 @@ from flows.commands import (
     Labels,
     Model,
     Precision,
-    StoreFolder,
     Template,
     TopK,
 )
@@ -75,56 +74,3 @@ def classify(
             shown.add_row(entry.label, percent(entry.score))
         show(f"{path}{note}", shown)
     tell_refused(asked.refused)
-
-
-def search(
-    image: Annotated[Path | None, typer.Argument(help="An image file to compare with.")] = None,
-    text: Annotated[str | None, typer.Option("--text", help="Words instead of an image.")] = None,
-    store: StoreFolder = None,
-    k: Annotated[int, typer.Option("-k", help="Images to find.")] = 10,
-    label: Annotated[str | None, typer.Option("--label", help="Only images so labelled.")] = None,
-    min_confidence: Annotated[
-        float, typer.Option("--min-confidence", help="Only images labelled this surely, 0 to 1.")
-    ] = 0.0,
-    path: Annotated[
-        str | None, typer.Option("--path", help="Only paths with this in them.")
-    ] = None,
-    model: Model = None,
-    device: Device = None,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Find the images of a store most similar to an image or a text."""
-    from flows import resources
-    from flows.asking import files_of, vectors_of_files
-    from flows.console import print_json, show, table
-    from flows.settings import resolve
-    from pipeline.errors import InputError
-    from pipeline.opening import open_store
-    from pipeline.search.index import load_index
-    from pipeline.search.queries import Filters, find_similar
-
-    if (image is None) == (text is None):
-        raise InputError("search: give either an image file or --text")
-    given = {"store": store, "encoder.model": model, "encoder.device": device}
-    resolved = resolve(config, given, assignments)
-    opened = open_store(resolved.store)
-    load_index(opened)  # a store without one is told before a model is loaded for nothing
-    files = files_of([image]) if image is not None else {}
-    encoder = resources.encoder(resolved)
-    opened.require(encoder.identity)
-    if files:
-        query = vectors_of_files(resolved, files).vectors
-    else:
-        query = encoder.encode_texts([str(text)])
-    filters = Filters(label=label, min_confidence=min_confidence, path_contains=path)
-    hits = find_similar(opened, query, k, filters)
-    if as_json:
-        print_json(hits.to_dicts())
-        return
-    shown = table("cosine", "label", "score", "path")
-    for hit in hits.iter_rows(named=True):
-        score = "-" if hit["score"] is None else f"{hit['score']:.2f}"
-        shown.add_row(f"{hit['cosine']:.3f}", hit["label"] or "-", score, hit["path"])
-    show(f"Nearest to {image or text}", shown)

@@ -142,6 +142,8 @@ def status(
     shown.add_row("runs", f"{found.runs}, the last {found.last_run or '-'}")
     shown.add_row("files", ", ".join(f"{n} {name}" for name, n in found.files.items()) or "none")
     shown.add_row("images embedded", f"{found.embeddings}, {found.indexed} in the search index")
+    if found.index:
+        shown.add_row("search index", str(found.index))
     shown.add_row("label set", found.label_set or "none yet")
     most = [f"{name} {count}" for name, count in list(found.labels.items())[:12]]
     shown.add_row("labels", ", ".join(most) + (" ..." if len(found.labels) > 12 else ""))

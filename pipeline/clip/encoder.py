@@ -19,7 +19,7 @@ from torchvision.transforms import ToTensor
 from pipeline.arrays import Floats, Pixels, unit_rows
 from pipeline.clip.loading import LoadedModel, load_model
 from pipeline.clip.protocol import Lanes
-from pipeline.clip.tokens import cut, unknown
+from pipeline.clip.tokens import cut, length, unknown
 from pipeline.clip.tower import ImageTower
 from pipeline.cores import cores
 from pipeline.errors import InputError
@@ -122,6 +122,10 @@ class Encoder:
     def cut(self, texts: Sequence[str]) -> list[bool]:
         """Tell which of N texts are longer than what the model reads; False where unknown."""
         return cut(self._tokenizer, texts)
+
+    def length(self, text: str) -> tuple[int, int]:
+        """Return how many tokens a text has and how many are read, start and end mark included."""
+        return length(self._tokenizer, text)
 
     def unknown(self, words: Sequence[str]) -> list[bool]:
         """Tell of which words the tokenizer has no piece; False where it cannot be told."""

@@ -93,6 +93,22 @@ def cut_prompts(label_set: LabelSet, encoder: ImageEncoder) -> list[Cut]:
     return found
 
 
+def unreadable(texts: Sequence[str], encoder: ImageEncoder) -> dict[str, str]:
+    """Return, of those texts that the model cannot read whole, why.
+
+    A query is not cut off silently: what is not read does not count, and nobody would see it.
+    """
+    why = {text: "a text without a word" for text in texts if not text.strip()}
+    for text, cut in zip(texts, encoder.cut(texts), strict=True):
+        if cut:
+            tokens, read = encoder.length(text)
+            why[text] = (
+                f"{_clipped(text)!r} has {tokens} tokens, marks of start and end included, and "
+                f"the model reads {read}: shorten it"
+            )
+    return why
+
+
 def unknown_words(
     label_set: LabelSet, unknown: Callable[[Sequence[str]], list[bool]]
 ) -> dict[str, list[str]]:
@@ -106,6 +122,10 @@ def unknown_words(
     told = iter(unknown([word for group in words.values() for word in group]))
     found = {name: [word for word in group if next(told)] for name, group in words.items()}
     return {name: group for name, group in found.items() if group}
+
+
+def _clipped(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _warn(cuts: list[Cut]) -> None:

@@ -58,3 +58,6 @@ class ImageEncoder(Protocol):
 
     def cut(self, texts: Sequence[str]) -> list[bool]:
         """Tell which of N texts are longer than what the model reads; False where unknown."""
+
+    def length(self, text: str) -> tuple[int, int]:
+        """Return how many tokens a text has and how many are read, start and end mark included."""

@@ -1,4 +1,4 @@
-"""What a model's tokenizer makes of texts: which it cuts off, which words it does not know."""
+"""What a model's tokenizer makes of texts: how long they are, which words it does not know."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +26,21 @@ def cut(tokenizer: Any, texts: Sequence[str]) -> list[bool]:
         ids = tokenizer(list(texts[at : at + _BATCH]), context_length=2 * context)
         told += (ids[:, context:] != padding).any(dim=1).tolist()
     return told
+
+
+def length(tokenizer: Any, text: str) -> tuple[int, int]:
+    """Return how many tokens a text has and how many a model reads, start and end mark included.
+
+    Of a tokenizer that does not pad at the end the first is what it makes of a long context.
+    """
+    width = context = int(tokenizer([""]).shape[1])
+    while True:
+        width *= 2
+        padding = tokenizer([""], context_length=width)[0, -1]
+        ids = tokenizer([text], context_length=width)[0]
+        # Until padding is left; no text has more tokens than bytes and marks.
+        if bool(ids[-1] == padding) or width > 2 * (len(text.encode()) + 2):
+            return int((ids != padding).nonzero().max()) + 1, context
 
 
 def unknown(tokenizer: Any, words: Sequence[str]) -> list[bool]:

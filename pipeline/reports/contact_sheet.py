@@ -135,7 +135,7 @@ def draw_sheet(
     for number, row in enumerate(rows):
         top = HEADER + number * height
         draw.line((GAP, top - GAP // 2, size[0] - GAP, top - GAP // 2), "#e4e6e9")
-        draw.multiline_text((GAP, top + 34), _wrapped(row.label), INK, ImageFont.load_default(16))
+        draw.multiline_text((GAP, top + 34), wrapped(row.label), INK, ImageFont.load_default(16))
         draw.text((GAP, top + THUMB - 12), f"{row.images} images", FAINT, small)
         for left, shown in ((NAMES, row.best), (middle, row.worst)):
             for column, (path, confidence) in enumerate(shown):
@@ -158,18 +158,22 @@ def _draw_image(
     draw.rectangle((left, bar, left + THUMB - 1, bar + 3), "#e4e6e9")
     colour = GOOD if confidence >= 0.9 else FAIR if confidence >= 0.5 else POOR
     draw.rectangle((left, bar, left + round((THUMB - 1) * confidence), bar + 3), colour)
-    caption = f"{_clipped(label, 13)} {confidence:.2f}"
+    caption = f"{clipped(label, 13)} {confidence:.2f}"
     draw.text((left, bar + 5), caption, INK, ImageFont.load_default(12))
 
 
-def _wrapped(label: str, width: int = 16) -> str:
-    lines = [""]
-    for word in label.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(_clipped(line, width) for line in lines[:3])
+def wrapped(text: str, width: int = 16, lines: int = 3) -> str:
+    """Return the words of a text in some lines; what is too long ends in an ellipsis."""
+    made = [""]
+    for word in text.split():
+        if made[-1] and len(made[-1]) + len(word) >= width:
+            made.append("")
+        made[-1] = f"{made[-1]} {word}".strip()
+    if len(made) > lines:
+        made[lines - 1] += " …"
+    return "\n".join(clipped(line, width) for line in made[:lines])
 
 
-def _clipped(text: str, width: int) -> str:
+def clipped(text: str, width: int) -> str:
+    """Return a text of that many characters at most."""
     return text if len(text) <= width else text[: width - 1] + "…"

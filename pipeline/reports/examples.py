@@ -9,8 +9,8 @@ from pipeline.arrays import Doubles, Ints
 from pipeline.labels.labelling import current_table
 from pipeline.reports.history import parts_of_run
 from pipeline.search.agreement import compare_labels
-from pipeline.search.index import indexed
 from pipeline.search.neighbours import neighbours_table
+from pipeline.search.pointer import indexed
 from pipeline.store import Store
 
 _PER_GROUP = 4

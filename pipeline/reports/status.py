@@ -8,6 +8,7 @@ from pipeline.captions import captions_of, current_captions
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
 from pipeline.labels.labelling import current_labels
+from pipeline.search.facts import IndexFacts, index_facts
 from pipeline.store import Store
 
 
@@ -25,6 +26,7 @@ class Status:
     labels: dict[str, int]  # present images by label; abstained ones under "(none)"
     selected: int
     indexed: int
+    index: IndexFacts | None  # null: none yet
     captioned: int  # present images with a caption
     caption_model: str | None
     trained: bool
@@ -48,10 +50,8 @@ def status(store: Store) -> Status:
         counts = dict(shown.value_counts(sort=True).iter_rows())
     identity = store.identity()
     selection = store.read("selections/default", ["kept"])["kept"]
-    pointer = store.get_json("index/current.json")
-    indexed = pointer.get("vectors", 0)
+    index = index_facts(store)
     captioner = current_captions(store)
-    assert isinstance(indexed, int)
     return Status(
         store=store.location,
         encoder=str(identity) if identity else None,
@@ -62,7 +62,8 @@ def status(store: Store) -> Status:
         label_set=label_set,
         labels=counts,
         selected=int(selection.sum() or 0),
-        indexed=indexed,
+        indexed=index.vectors if index else 0,
+        index=index,
         captioned=len(set(captions_of(store)).intersection(present["image_id"])),
         caption_model=captioner.model if captioner else None,
         trained=bool(store.get_json("models/head/head.json")),

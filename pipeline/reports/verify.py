@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from io import BytesIO
 
@@ -20,7 +20,9 @@ from pipeline.repair import delete_orphans, record_lost, set_aside
 from pipeline.reports.openmetrics import TEXT as METRICS
 from pipeline.reports.openmetrics import held_numbers, metrics_text
 from pipeline.reports.run_report import PAGE_CHECK
-from pipeline.search.index import CURRENT, index_files, load_index
+from pipeline.search.facts import CURRENT, IndexFacts, index_facts
+from pipeline.search.index import index_files, is_current, load_index
+from pipeline.search.tuning import falls_short, self_test
 from pipeline.store import IDENTITY, Store
 from pipeline.training.freshness import HEAD_JSON, head_file
 from pipeline.vectors import iterate_vectors
@@ -51,6 +53,7 @@ class VerifySummary:
     images: int  # vectors whose length was checked
     lost: int  # files that the next run reads again, for their vectors are gone
     faults: list[Fault]
+    index: IndexFacts | None = None  # with the recall that was measured now; null: there is none
 
 
 def verify(store: Store, *, now: datetime, on_progress: Progress = lambda _: None) -> VerifySummary:
@@ -74,13 +77,15 @@ def verify(store: Store, *, now: datetime, on_progress: Progress = lambda _: Non
         on_progress(1)
     images, unsound = _check_vectors(store)
     faults += [_put_right(store, fault, now) for fault in unsound]
+    facts = None
     if not unsound:
-        faults += _check_index(store, now)
+        facts, told = _check_index(store)
+        faults += [_put_right(store, fault, now) for fault in told]
     record_lost(store, now=now)
     lost = len(current_files(store, ["status"]).filter(pl.col("status") == "lost"))
     orphans = delete_orphans(store)
     faults += [Fault(name, "made of vectors that are gone", "removed") for name in orphans]
-    return VerifySummary(len(sizes), sum(sizes.values()), images, lost, faults)
+    return VerifySummary(len(sizes), sum(sizes.values()), images, lost, faults, facts)
 
 
 def _is_ours(name: str) -> bool:
@@ -166,18 +171,33 @@ def _check_vectors(store: Store) -> tuple[int, list[DamagedFileError]]:
     return images, faults
 
 
-def _check_index(store: Store, now: datetime) -> list[Fault]:
-    """Check that the index holds the vectors of the store, under their ids."""
-    if not store.get_json(CURRENT):
-        return []
+def _check_index(store: Store) -> tuple[IndexFacts | None, list[DamagedFileError]]:
+    """Check that the index holds the vectors of the store, under their ids, and finds them."""
+    facts = index_facts(store)
+    if facts is None:
+        return None, []
     index = load_index(store)
     place = {image_id: row for row, image_id in enumerate(index.ids)}
+    if len(place) < len(index) or len(index) != facts.vectors:
+        return facts, [store.damaged(CURRENT, "it does not hold each of its images once")]
+    lacking = 0
     for _, ids, vectors in iterate_vectors(store):
         known = np.flatnonzero([image_id in place for image_id in ids])
+        lacking += len(ids) - len(known)
         if not len(known):
             continue
         rows = np.array([place[ids[at]] for at in known], np.int64)
         if not np.array_equal(index.vectors(rows), vectors[known].astype(np.float32)):
-            error = store.damaged(CURRENT, "a vector in it is not the one of its image")
-            return [_put_right(store, error, now)]
-    return []
+            return facts, [store.damaged(CURRENT, "a vector in it is not the one of its image")]
+    if lacking and is_current(store):
+        return facts, [store.damaged(CURRENT, f"it lacks {lacking} images that it should hold")]
+    layer, target = index.layer, facts.target
+    if layer is None or target is None:
+        return facts, []
+    tuned = layer.levels[0]
+    measured = self_test(index.exact, layer.approximate, tuned)
+    facts = replace(facts, recall=measured.recall)
+    if falls_short(measured, min(target, tuned.recall)):
+        why = f"its recall at 10 is {measured.recall:.3f}, it was {tuned.recall:.3f}"
+        return facts, [store.damaged(CURRENT, why)]
+    return facts, []

@@ -1,28 +1,39 @@
-"""A FAISS index over the store's vectors. It is a cache: Parquet is the truth it is built from.
+"""The search index over the store's vectors. It is a cache: Parquet is the truth it is built from.
 
-An index is two files that share a name, the vectors and the image id of each row, and a pointer,
-`index/current.json`, that is turned to them when both are there. Rows are found by number, so the
-two are only ever written together.
-Shapes: N images in the index, Q queries, D embedding dimensions, K neighbours asked for.
+Exact vectors lie in `segments`, an approximate index (`layered`) is laid on top where the memory
+asks for one, and a `pointer` names the files in force.
+Shapes: N images in the index.
 """
 
-import hashlib
 import logging
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import asdict, dataclass
 
-import faiss
 import numpy as np
 import polars as pl
 
-from pipeline.arrays import Floats, Halves, Ints, require_unit_rows
+from pipeline.arrays import Bools, Halves
+from pipeline.catalog import present_images
 from pipeline.errors import DamagedFileError, InputError
 from pipeline.parts import name_sum, uncovered
+from pipeline.search.choosing import DEFAULTS, IndexSettings, choose
+from pipeline.search.exact import ExactRows, Neighbours
+from pipeline.search.facts import CURRENT
+from pipeline.search.pointer import (
+    Pointer,
+    encoder_digest,
+    index_files,
+    indexed,
+    is_current,
+    read_pointer,
+    write_pointer,
+)
+from pipeline.search.search_index import SearchIndex
+from pipeline.search.segments import merged, read_segment, write_segment
+from pipeline.search.upkeep import keep_up, read_layer
 from pipeline.store import Store
-from pipeline.vectors import iterate_vectors
+from pipeline.vectors import read_vectors
 
-CURRENT = "index/current.json"
-_KINDS = ("faiss", "parquet")
+__all__ = ["CURRENT", "Neighbours", "SearchIndex", "index_files", "indexed", "is_current"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,184 +46,134 @@ class IndexSummary:
     added: int  # by this update
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest images of each query, most similar first."""
+def update_index(store: Store, settings: IndexSettings = DEFAULTS) -> IndexSummary:
+    """Bring the index up to the store: new parts are added, and where parts went it is rebuilt.
 
-    rows: Ints  # (Q, K) rows of the index; -1 where there were fewer than K
-    cosines: Floats  # (Q, K); -inf where there were fewer than K
-
-
-class SearchIndex:
-    """An exact index in half precision: what it compares are the stored vectors themselves."""
-
-    def __init__(self, index: faiss.Index, ids: list[str], parts: list[str]) -> None:
-        """Use `load_index` or `update_index`."""
-        self._index, self.ids, self.parts = index, ids, parts
-
-    @classmethod
-    def empty(cls, dimension: int) -> "SearchIndex":
-        """Return an index without vectors."""
-        kind, metric = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
-        return cls(faiss.IndexScalarQuantizer(dimension, kind, metric), [], [])
-
-    def add(self, ids: list[str], vectors: Halves) -> None:
-        """Append vectors (n, D)."""
-        if ids:
-            self._index.add(np.ascontiguousarray(vectors, np.float32))
-        self.ids += ids
-
-    def search(self, queries: Floats, k: int, among: Ints | None = None) -> Neighbours:
-        """Find the K nearest images of each query by cosine.
-
-        Args:
-            queries: (Q, D), rows of unit length.
-            k: neighbours per query, at least 1.
-            among: only these rows of the index; all when None.
-
-        Raises:
-            ValueError: a query is not of unit length or of another dimension, or k < 1.
-        """
-        require_unit_rows("queries", queries)
-        if queries.shape[1] != self._index.d:
-            raise ValueError(f"queries are {queries.shape[1]} wide, the index {self._index.d}")
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        parameters = None
-        if among is not None:
-            selector = faiss.IDSelectorBatch(np.ascontiguousarray(among, np.int64))
-            parameters = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        contiguous = np.ascontiguousarray(queries, np.float32)
-        cosines, rows = self._index.search(contiguous, k, params=parameters)
-        return Neighbours(rows=rows, cosines=np.where(rows < 0, -np.inf, cosines))
-
-    def vectors(self, rows: Ints) -> Floats:
-        """Return the stored vectors of some rows, (len(rows), D)."""
-        found: Floats = self._index.reconstruct_batch(rows)
-        return found
-
-    @property
-    def dimension(self) -> int:
-        """Return D."""
-        return int(self._index.d)
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.ids)
-
-
-def update_index(store: Store) -> IndexSummary:
-    """Bring the index up to the store: new parts are added, and where parts went it is rebuilt."""
+    Args:
+        store: the store; its lock must be held.
+        settings: the kind, memory and recall asked for.
+    """
     identity = store.identity()
     if identity is None:
         return IndexSummary(vectors=0, added=0)
     parts = store.parts("embeddings")
     try:
-        index = _load(store)
+        pointer, index = read_pointer(store), _load(store)
     except DamagedFileError as error:
         logger.warning("%s; it is built anew", error)
-        index = None
-    if index is None or not _all_there(index.parts, parts):
-        index = SearchIndex.empty(identity.dimension)
-    before, missing = len(index), set(uncovered(parts, index.parts))
-    if not missing:  # merged parts have other names and the same vectors
-        return IndexSummary(vectors=before, added=0)
-    held = set(index.ids)
-    for part, ids, vectors in iterate_vectors(store):  # an id that two parts hold comes once
-        if part in missing:
-            fresh = np.flatnonzero([image_id not in held for image_id in ids])
-            index.add([ids[row] for row in fresh], vectors[fresh])
-    index.parts = parts
-    save_index(store, index)
+        pointer = index = None
+    if index is None or pointer is None or not _all_there(index.parts, parts):
+        pointer, index = None, SearchIndex.empty(identity.dimension)
+    before, missing = len(index), uncovered(parts, index.parts)
+    for part in missing:
+        _append(index, *read_vectors(store, part))
+        _write_full(store, index.exact)
+    if missing:  # else merged parts may have other names, and the same vectors
+        index.parts = parts
+    if len(index):
+        save_index(store, index, settings, pointer)
     return IndexSummary(vectors=len(index), added=len(index) - before)
 
 
-def is_current(store: Store) -> bool:
-    """Tell whether the index holds exactly the parts that the store holds."""
-    try:
-        pointer = store.get_json(CURRENT)
-    except DamagedFileError:
-        return False
-    held = [str(part) for part in _listed(pointer.get("parts"))]
-    files = {f"{pointer.get('name')}.{kind}" for kind in _KINDS}
-    there = not pointer or files <= set(store.folder.names("index"))
-    return there and name_sum(held) == name_sum(store.parts("embeddings"))
-
-
-def indexed(store: Store) -> int:
-    """Return how many images the index holds, current or not; 0 where it cannot be told."""
-    try:
-        return int(str(store.get_json(CURRENT).get("vectors", 0)))
-    except DamagedFileError:
-        return 0
-
-
-def load_index(store: Store) -> SearchIndex:
+def load_index(store: Store, earlier: SearchIndex | None = None) -> SearchIndex:
     """Load the index.
+
+    Args:
+        store: the store.
+        earlier: one loaded before; files that it holds already are not read again.
 
     Raises:
         InputError: the store has none yet.
         DamagedFileError: its files are not as they were written.
     """
-    index = _load(store)
+    index = _load(store, earlier)
     if index is None:
         raise InputError(f"{store.location}: holds no index yet; `pseudolabel run` makes it")
     return index
 
 
-def index_files(store: Store) -> dict[str, str]:
-    """Return the files of the index in force and the SHA-256 that each was written with."""
-    pointer = store.get_json(CURRENT)
-    if not pointer:
-        return {}
-    return {f"index/{pointer['name']}.{kind}": str(pointer[kind]) for kind in _KINDS}
+def save_index(
+    store: Store,
+    index: SearchIndex,
+    settings: IndexSettings = DEFAULTS,
+    before: Pointer | None = None,
+) -> None:
+    """Write an index of the vectors that the store holds now, and turn the pointer to it.
+
+    Args:
+        store: the store; its lock must be held.
+        index: its first rows are those of the index in force.
+        settings: the kind, memory and recall asked for.
+        before: the pointer to the index in force, whose rows it has; None: nothing of it is used.
+    """
+    index.exact.segments = merged(index.exact.segments)
+    segments = [write_segment(store, segment) for segment in index.exact.segments]
+    layer = before.layer if before else None
+    choice = choose(len(index), len(index), index.dimension, settings)
+    if choice.kind != "flat":
+        live = _live(store, index)
+        choice = choose(len(index), int(live.sum()), index.dimension, settings)
+    if choice.kind == "flat":
+        layer = None
+    else:
+        layer = keep_up(store, index.exact, live, choice, settings, layer)
+    pointer = Pointer(
+        name=store.state("embeddings"),
+        encoder=encoder_digest(store.identity()),
+        parts=index.parts,
+        vectors=len(index),
+        segments=segments,
+        kind=choice.kind,
+        reason=choice.reason,
+        asked=asdict(settings),
+        layer=layer,
+    )
+    if before is None or before.kind != choice.kind:
+        logger.info("index: %s", choice.reason)
+    if pointer != before:
+        write_pointer(store, pointer)
 
 
-def _load(store: Store) -> SearchIndex | None:
-    return store.steadily(lambda: _load_once(store))
+def _live(store: Store, index: SearchIndex) -> Bools:
+    """Mark the rows whose images are there; all where no file was ever recorded."""
+    if not store.parts("files"):
+        return np.ones(len(index), np.bool_)
+    there = present_images(store)["image_id"]
+    return index.exact.ids.is_in(there.implode()).to_numpy()
 
 
-def _load_once(store: Store) -> SearchIndex | None:
-    pointer, held = store.get_json(CURRENT), []
-    if not pointer:
+def _load(store: Store, earlier: SearchIndex | None = None) -> SearchIndex | None:
+    return store.steadily(lambda: _load_once(store, earlier))
+
+
+def _load_once(store: Store, earlier: SearchIndex | None) -> SearchIndex | None:
+    pointer, identity = read_pointer(store), store.identity()
+    if pointer is None or identity is None:
         return None
-    for name, checksum in index_files(store).items():
-        data = store.get(name)
-        if data is None:
-            raise FileNotFoundError(name)  # replaced by a newer one meanwhile
-        if hashlib.sha256(data).hexdigest() != checksum:
-            raise store.damaged(name, "it does not match its checksum")
-        held.append(data)
-    index = faiss.deserialize_index(np.frombuffer(held[0], np.uint8))
-    ids = pl.read_parquet(BytesIO(held[1]))["image_id"].to_list()
-    return SearchIndex(index, ids, [str(part) for part in _listed(pointer["parts"])])
+    open_already = {segment.held: segment for segment in earlier.exact.segments} if earlier else {}
+    segments = [open_already.get(held) or read_segment(store, held) for held in pointer.segments]
+    exact = ExactRows(identity.dimension, segments)
+    layer = read_layer(store, exact, pointer.layer) if pointer.layer else None
+    return SearchIndex(exact, pointer.parts, layer)
 
 
-def save_index(store: Store, index: SearchIndex) -> None:
-    """Write an index of the vectors that the store holds now, and turn the pointer to it."""
-    name = store.state("embeddings")
-    buffer = BytesIO()
-    pl.DataFrame({"image_id": index.ids}, schema={"image_id": pl.String}).write_parquet(buffer)
-    contents = [faiss.serialize_index(index._index).data, buffer.getbuffer()]
-    pointer: dict[str, object] = {
-        "name": name,
-        "parts": index.parts,
-        "vectors": len(index),
-    }
-    for kind, content in zip(_KINDS, contents, strict=True):
-        store.put(f"index/{name}.{kind}", content)
-        pointer[kind] = hashlib.sha256(content).hexdigest()
-    store.put_json(CURRENT, pointer)
-    for file in store.folder.names("index"):
-        if file.rpartition(".")[0] not in (name, "current"):
-            store.delete(f"index/{file}")
+def _append(index: SearchIndex, ids: list[str], vectors: Halves) -> None:
+    """Append what the index does not hold yet; an id that two parts hold comes once."""
+    new = pl.Series("image_id", ids)
+    held = index.exact.ids
+    fresh = ~new.is_in(held.filter(held.is_in(new.implode())).implode()) & new.is_first_distinct()
+    rows = np.flatnonzero(fresh.to_numpy())
+    index.add([ids[row] for row in rows], vectors[rows])
+
+
+def _write_full(store: Store, exact: ExactRows) -> None:
+    """Write the segments that no row will be added to, so that a rebuild needs little memory."""
+    for place, segment in enumerate(exact.segments[:-1]):
+        if segment.held is None:
+            exact.segments[place] = read_segment(store, write_segment(store, segment))
 
 
 def _all_there(held: list[str], parts: list[str]) -> bool:
     """Tell whether all that the index holds is still in the store, be it merged."""
     missing = uncovered(parts, held)
     return name_sum(held) == (name_sum(parts) - name_sum(missing)) % 2**64
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -14,11 +14,11 @@ from pipeline.labels.truth import read_truth, truth_state
 from pipeline.search.duplicates import near_duplicates
 from pipeline.search.index import SearchIndex, load_index
 from pipeline.store import Store
-from pipeline.tables import SELECTIONS
+from pipeline.tables import SELECTION, SELECTIONS
 from pipeline.training.policies import Rules, best_first, choose
 from pipeline.training.splits import SplitBy, by_crowd, by_folder, oldest, split
 
-TABLE = "selections/default"
+TABLE = SELECTION
 _PART = "selection"
 # Of an image whose class a person named; one that a model is sure of weighs 1 at most. Whether it
 # was 1, 4 or 11 changed little on the sets of `tests/benchmarks/heads.py`.

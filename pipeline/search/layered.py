@@ -1,0 +1,124 @@
+"""An approximate index on top of the exact rows: few rows are compared, and those exactly.
+
+What the approximate index does not know yet is compared exactly beside it. Where exact search is
+less work, for a filter lets few rows pass or many neighbours are asked for, it is taken instead;
+and also for a query whose surroundings a filter cuts away.
+Shapes: N rows, Q queries, D embedding dimensions, K neighbours asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.arrays import Bools, Floats, Ints
+from pipeline.search.approximate import Approximate
+from pipeline.search.choosing import Kind
+from pipeline.search.exact import MANY, Best, ExactRows, Neighbours
+from pipeline.search.tuning import Level, reranked
+
+_PRODUCT = 1 / 14  # the work of comparing a row in a matrix product, to comparing it encoded
+_DECODING = 5  # the work of decoding a row, to comparing it encoded
+
+
+@dataclass(frozen=True)
+class HeldLayer:
+    """An approximate index as the pointer names it."""
+
+    kind: Kind
+    name: str
+    faiss: str  # SHA-256 of its file
+    rows: int  # that it answers with
+    trained_on: int  # rows there were when it was trained
+    code_bytes: int
+    bytes: int  # of its file
+    target: float  # recall at 10 that was asked for
+    levels: list[Level]
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"index/{self.name}.faiss"
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "HeldLayer":
+        """Return what `asdict` made a dictionary."""
+        return cls(**{**content, "levels": [Level(**level) for level in content["levels"]]})
+
+    @property
+    def recall(self) -> float:
+        """Recall at 10, as measured on held-out queries."""
+        return self.levels[0].recall
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An approximate index, and how to ask it."""
+
+    approximate: Approximate
+    levels: Sequence[Level]
+    covered: Bools  # (N,) the rows that it answers with
+
+    @classmethod
+    def over(cls, exact: ExactRows, approximate: Approximate, levels: Sequence[Level]) -> "Layer":
+        """Lay an approximate index over the rows that it was made of."""
+        covered = np.zeros(len(exact), np.bool_)
+        covered[approximate.rows] = True
+        return cls(approximate, levels, covered)
+
+    def search(self, exact: ExactRows, queries: Floats, k: int, among: Bools | None) -> Neighbours:
+        """Find the K nearest rows of each query; as `ExactRows.search`, but some may be missed."""
+        mine = self.covered if among is None else self.covered & among
+        count = int(mine.sum())
+        level = self.level_for(k, count, len(queries), exact.dimension)
+        if level is None:
+            return exact.search(queries, k, among)
+        queries = np.ascontiguousarray(queries, np.float32)
+        rows = self.approximate.candidates(queries, level.candidates, level.effort)
+        cosines = reranked(exact, queries, rows)
+        passing = (rows >= 0) & mine[rows]
+        trusted = _trusted(cosines, passing, level.k) >= min(k, count)
+        others = ~self.covered if among is None else among & ~self.covered
+        beside = int(others.sum())
+        best = Best(len(queries), min(k, count + beside))
+        best.add(np.where(passing, rows, -1), cosines)
+        if beside:
+            found = exact.search(queries, best.k, others)
+            best.add(found.rows, found.cosines)
+        found = best.neighbours(k)
+        if not trusted.all():
+            again = exact.search(queries[~trusted], k, among)
+            found.rows[~trusted], found.cosines[~trusted] = again.rows, again.cosines
+        return found
+
+    def level_for(self, k: int, passing: int, queries: int, dimension: int) -> Level | None:
+        """Return how to ask; None where exact search over the rows that pass is less work.
+
+        Of the rows that a filter lets pass by chance, k are almost surely (two standard
+        deviations) among a level's nearest rows of all; other filters are met by `search`.
+        """
+        if not passing:
+            return None
+        share = passing / len(self.approximate)
+        each = 1 if queries < MANY else _PRODUCT + _DECODING / queries
+        for level in self.levels:
+            expected = level.k * share
+            if expected - 2 * (expected * (1 - share)) ** 0.5 >= k:
+                return level if level.work < passing * 2 * dimension * each else None
+        return None
+
+
+def _trusted(cosines: Floats, passing: Bools, k: int) -> Ints:
+    """Count, for each query, the rows that pass among the k nearest of all that were found.
+
+    For these nearest the recall was measured. A filter that cuts away a query's surroundings
+    leaves few of them, and what passes farther off was never looked for.
+    """
+    if cosines.shape[1] > k:
+        last = -np.partition(-cosines, k - 1, axis=1)[:, k - 1 : k]
+        passing = passing & (cosines >= last)
+    elif cosines.shape[1] < k:
+        return np.zeros(len(cosines), np.int64)
+    full = np.isfinite(cosines).sum(axis=1) >= k
+    return np.where(full, passing.sum(axis=1), 0)
