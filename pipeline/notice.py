@@ -12,7 +12,7 @@ Hook = str | tuple[str, ...]
 
 
 class MetricsConfig(Section):
-    """Where numbers for a monitor go, beside `metrics.prom` in the store."""
+    """Where numbers for a monitor go, beside `metrics/pseudolabel.prom` in the store."""
 
     file: str = Field(
         "",

@@ -107,7 +107,7 @@ def test_a_copy_is_left_where_the_config_says_and_served(store: Store, tmp_path:
         answer = urllib.request.urlopen(f"{url}/metrics")
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         assert read(answer.read())["pseudolabel_images"] == 10
-        assert copy.read_bytes() == store.get("metrics.prom")
+        assert copy.read_bytes() == store.get("metrics/pseudolabel.prom")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{url}/store.json")
         with pytest.raises(InputError, match=f"metrics.port = {server.server_port}"):
@@ -133,9 +133,9 @@ def test_who_does_not_hold_the_store_waits_for_nobody_and_makes_none(
     config = make_config({"store": store.location})
     with writer_lock(store):
         record_outside(config, "failed", {})
-    assert store.get("metrics.json") is None
+    assert store.get("metrics/numbers.json") is None
     record_outside(config, "failed", {})
-    assert open_store(store.location).get_json("metrics.json")["last_ok"] is False
+    assert open_store(store.location).get_json("metrics/numbers.json")["last_ok"] is False
     record_outside(make_config({"store": str(tmp_path / "none")}), "failed", {})
     assert not (tmp_path / "none").exists()
 

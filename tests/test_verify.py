@@ -44,8 +44,8 @@ TOLD = [
     "runs/*/report.html",
     "runs/*/report.json",
     "runs/*/drift.json",
-    "metrics.json",
-    "metrics.prom",
+    "metrics/numbers.json",
+    "metrics/pseudolabel.prom",
     "cache/drift-sample.npz",
 ]
 

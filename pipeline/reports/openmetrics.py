@@ -1,7 +1,8 @@
 """Metrics: what a monitor is told of a store, as OpenMetrics text.
 
-The numbers are kept in `metrics.json` from run to run, the text is made of them alone. It holds
-gauges and counters without timestamps, so that node_exporter's textfile collector takes it, too.
+The numbers are kept in `metrics/numbers.json` from run to run, the text is made of them alone. It
+holds gauges and counters without timestamps, so that node_exporter's textfile collector takes it,
+too.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.reports.run_report import RunReport
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-NUMBERS, TEXT = "metrics.json", "metrics.prom"
+NUMBERS, TEXT = "metrics/numbers.json", "metrics/pseudolabel.prom"
 OUTCOMES = ("done", "nothing new", "failed")
 _KINDS = 20  # of failures; the others are summed up
 

@@ -138,7 +138,7 @@ def _check_told(store: Store, name: str, data: bytes) -> None:
     elif name == METRICS:
         numbers = held_numbers(store)
         if numbers and data != metrics_text(numbers):
-            raise store.damaged(name, "it does not say what metrics.json does")
+            raise store.damaged(name, "it does not say what metrics/numbers.json does")
 
 
 def _check_named(store: Store, name: str) -> None:
