@@ -57,8 +57,8 @@ def record_outside(config: Config, outcome: str, fresh: Mapping[str, Any]) -> No
 def serve_metrics(store: str, port: int) -> ThreadingHTTPServer | None:
     """Answer http://127.0.0.1:PORT/metrics from a thread of its own, until this process ends.
 
-    What is answered is `metrics/pseudolabel.prom` as the last run left it, so that a scrape costs no more than
-    reading a file.
+    What is answered is `metrics/pseudolabel.prom` as the last run left it, so that a scrape costs
+    no more than reading a file.
 
     Args:
         store: location of the store; it need not be there yet.
