@@ -13,7 +13,7 @@ from flows.commands.audit import audit
 from flows.commands.caption import caption
 from flows.commands.duplicates import duplicates
 from flows.commands.search import search
-from pipeline.errors import InputError, PseudolabelError, StoreBusyError
+from pipeline.errors import PseudolabelError, exit_code
 
 
 def _tell_version(wanted: bool) -> None:
@@ -32,7 +32,7 @@ for command in (
     *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
     *(query.classify, search, duplicates, api),
     *(training.train, training.self_train, training.predict),
-    *(report.evaluate, audit, caption, report.export, report.status),
+    *(report.evaluate, audit, caption, report.export, report.report, report.status),
     *(upkeep.verify, upkeep.compact, upkeep.forget),
 ):
     app.command()(command)
@@ -62,14 +62,8 @@ def main() -> None:
         app()
     except PseudolabelError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(_exit_code(error))
+        sys.exit(exit_code(error))
     except OSError as error:  # a full disk, a folder that may not be written, a silent bucket
         told = f"{error.filename or 'input or output'}: {error.strerror}"
         print(f"error: {told if error.strerror else error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _exit_code(error: PseudolabelError) -> int:
-    if isinstance(error, StoreBusyError):
-        return 3
-    return 2 if isinstance(error, InputError) else 1

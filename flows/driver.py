@@ -13,6 +13,7 @@ from flows.circumstances import begun
 from flows.console import notes, print_json, progress_shown
 from flows.drop import Options, process_drop, tidy, train_head
 from flows.estimate import estimate
+from flows.notify import watched
 from flows.plan import plan
 from flows.progress import listener
 from flows.quiet import quiet_prefect
@@ -53,18 +54,22 @@ def run_and_show(
     wait: bool = False,
 ) -> None:
     """Run one drop where there is anything to do, and show what came of it."""
+    with watched(config):
+        _run_and_show(config, plain, as_json, Options(retry_failed=retry_failed, wait=wait))
+
+
+def _run_and_show(config: Config, plain: bool, as_json: bool, options: Options) -> None:
     from flows import tables
 
     try:
-        found = plan(config, retry_failed=retry_failed)
+        found = plan(config, retry_failed=options.retry_failed)
     except DamagedFileError as damage:
         notes.print(f"{damage.name} is damaged ({damage.why}): it is set aside and made again")
         found = None
     if found is not None and not found.any:
-        tidy(config)
+        tidy(config, found.waiting)
         tables.show_nothing_new(config, found, as_json=as_json)
         return
-    options = Options(retry_failed=retry_failed, wait=wait)
     begun()
     with progress_shown("load model"), _prefect(plain=plain) as ready:
         if found is None or found.to_read:

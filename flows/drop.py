@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from flows import stages, training
+from flows import metrics, reporting, stages, training
 from flows.circumstances import Circumstances, circumstances, started
 from flows.labelling import answer
+from flows.notify import tell_drift, watched
 from flows.progress import listener
 from flows.runners import Steps, Tasks
 from flows.stale import head_is_current, recipe, select_settings, stale_stages
@@ -59,7 +60,7 @@ class DropSummary:
     train: "TrainSummary | None" = None
     not_trained: str | None = None  # the reason, where `train` is null
     compact: CompactSummary | None = None  # null: there were not too many parts
-    report: stages.ReportSummary | None = None  # null: there was nothing to do
+    report: reporting.ReportSummary | None = None  # null: there was nothing to do
     seconds: dict[str, float] = field(default_factory=dict)  # by stage; `embed` has its own split
     ran_with: Circumstances | None = None  # null: nothing was embedded
 
@@ -75,6 +76,13 @@ def process_drop(config: Config, tasks: Tasks, options: Options) -> DropSummary:
         StoreBusyError: another writer holds the store.
     """
     started()
+    with watched(config):
+        drop = _hold_and_take(config, tasks, options)
+        tell_drift(config, drop.run_id, drop.report)  # a slow hook does not hold the store
+    return drop
+
+
+def _hold_and_take(config: Config, tasks: Tasks, options: Options) -> DropSummary:
     store = create_store(config.store)
     set_aside_already: set[str] = set()
     taken: list[tuple[ScanSummary, EmbedSummary]] = []
@@ -121,6 +129,8 @@ def _take_drop(
     )
     if scan.nothing_new and not stale_stages(config):
         logger.info("nothing new")
+        waiting = {"waiting": drop.scan.waiting + drop.embed.waiting}
+        metrics.record(config, store, "nothing new", waiting)
         return drop
     if store.parts("embeddings"):
         answered = answer(config, run)
@@ -141,12 +151,18 @@ def _take_drop(
     if stages.too_many_parts(config):
         drop = replace(drop, compact=run("compact", stages.compact, config))
     drop = replace(drop, train=trained, not_trained=reason, seconds=clock.seconds())
-    report = run("report", stages.report, config, scan.run_id, asdict(drop))
+    report = run("report", reporting.report, config, scan.run_id, asdict(drop))
     return replace(drop, report=report, seconds=clock.seconds())
 
 
-def tidy(config: Config) -> None:
-    """Sweep what a killed run left half-written, where the next one finds nothing to do."""
+def tidy(config: Config, waiting: int) -> None:
+    """Sweep what a killed run left half-written, where the next one finds nothing to do.
+
+    Args:
+        config: of the run that has nothing to do.
+        waiting: files that the next one will take.
+    """
+    metrics.record_outside(config, "nothing new", {"waiting": waiting})
     store = peek_store(config.store)
     if store.local is None or not store.local.is_dir():
         return

@@ -4,14 +4,12 @@ They take and return names and summaries, never arrays, so that they can run as 
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.progress import listener
 from flows.resources import (
     decoders,
-    decoders_for,
     device_decoder,
     encoder,
     model_name,
@@ -35,7 +33,6 @@ from pipeline.images.scan import (
 )
 from pipeline.labels.labelling import (
     LabelSummary,
-    current_table,
 )
 from pipeline.opening import create_store, open_store
 from pipeline.runs import new_run_id
@@ -46,18 +43,8 @@ from pipeline.training import selection
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.embed import EmbedSummary
-    from pipeline.search.agreement import AgreementSummary
 
 _REMOTE_READERS = 16  # an object takes long to come, and little of this machine meanwhile
-
-
-@dataclass(frozen=True)
-class ReportSummary:
-    """The files a run leaves for people, relative to the store."""
-
-    summary: str
-    contact_sheet: str | None
-    agreement: "AgreementSummary | None"  # null: nothing is labelled, or no neighbours are known
 
 
 def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes:
@@ -191,22 +178,3 @@ def select(config: Config) -> selection.SelectSummary:
         select_settings(config),
         on_progress=lambda images: listener.get().advance(images, 0),
     )
-
-
-def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:
-    """Leave a run's summary and contact sheet in its folder."""
-    from pipeline.reports.contact_sheet import THUMBNAIL, contact_sheet
-    from pipeline.search.agreement import summarise
-
-    store = open_store(config.store)
-    sheet = agreement = None
-    if current_table(store) is not None:
-        agreement = summarise(store, run_id)
-        with decoders_for(config, THUMBNAIL, config.run.decode_workers or cores()) as pool:
-            png = contact_sheet(store, decode=pool.decode)
-        if png is not None:
-            sheet = f"runs/{run_id}/contact-sheet.png"
-            store.put(sheet, png)
-    written = ReportSummary(f"runs/{run_id}/summary.json", sheet, agreement)
-    store.put_json(written.summary, {**summary, "report": asdict(written)})
-    return written

@@ -84,6 +84,9 @@ def show_drop(config: Config, summary: DropSummary) -> None:
     elif summary.not_trained:
         out.print(f"not trained: {summary.not_trained}")
     _show_places(config, summary)
+    if summary.report and summary.report.drift in ("some", "strong"):
+        told = f"drift is {summary.report.drift}: {summary.report.drift_reason}"
+        out.print(told, style="bold", soft_wrap=True)
 
 
 def show_relabelling(config: Config, summary: RelabelSummary, *, as_json: bool) -> None:
@@ -184,6 +187,7 @@ def _show_places(config: Config, summary: DropSummary) -> None:
         "search index": "index" if summary.index else None,
         "selection": "selections/default" if summary.select else None,
         "trained head": summary.train.head if summary.train else None,
+        "report": summary.report.page,
         "contact sheet": summary.report.contact_sheet,
         "run summary": summary.report.summary,
     }

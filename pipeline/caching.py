@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.arrays import Floats
 from pipeline.store import Store
 
+Array = npt.NDArray[Any]
 
-def cached_arrays(store: Store, name: str) -> dict[str, Floats] | None:
+
+def cached_arrays(store: Store, name: str) -> dict[str, Array] | None:
     """Return what `keep_arrays` kept; None when there is nothing, or it is damaged.
 
     Args:
@@ -28,7 +29,7 @@ def cached_arrays(store: Store, name: str) -> dict[str, Floats] | None:
         return None  # whoever asked makes it again, over the damaged file
 
 
-def keep_arrays(store: Store, name: str, **arrays: npt.NDArray[Any]) -> None:
+def keep_arrays(store: Store, name: str, **arrays: Array) -> None:
     """Keep arrays under `name`."""
     buffer = BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import InputError
 from pipeline.knobs_of_api import ApiConfig
+from pipeline.notice import MetricsConfig, NotifyConfig
 from pipeline.sections import (
     CaptionConfig,
     EncoderConfig,
@@ -38,6 +39,8 @@ class Config(Section):
     index: IndexConfig = IndexConfig()
     run: RunConfig = RunConfig()
     api: ApiConfig = ApiConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    notify: NotifyConfig = NotifyConfig()
 
 
 def make_config(values: dict[str, Any], where: str = "options") -> Config:
@@ -72,6 +75,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     for section, model in (("encoder", config.encoder.model), ("caption", config.caption.model)):
         if "model" in values.get(section, {}):
             values[section]["model"] = _anchored_model(model, base)
+    if config.metrics.file:
+        values["metrics"]["file"] = anchored(config.metrics.file)
     if config.select.truth:
         values["select"]["truth"] = anchored(config.select.truth)
     if config.train.side_text.casefold().endswith((".csv", ".parquet")):

@@ -47,3 +47,10 @@ class DamagedFileError(StoreError):
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         """Survive the way out of another process."""
         return type(self), (self.location, self.name, self.why)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of a command that ends with an error."""
+    if isinstance(error, StoreBusyError):
+        return 3
+    return 2 if isinstance(error, InputError) else 1

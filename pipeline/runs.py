@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from pipeline.errors import InputError
 from pipeline.parts import span
 from pipeline.store import Store
 
@@ -26,3 +27,46 @@ def new_run_id(store: Store, now: datetime, *more: str) -> str:
             wanted = max(wanted, newest + timedelta(milliseconds=1))
             break
     return wanted.strftime(_FORM)
+
+
+def run_time(run_id: str) -> datetime:
+    """Return when a run began, by its name.
+
+    Raises:
+        ValueError: it is no name of a run.
+    """
+    return datetime.strptime(run_id, _FORM).replace(tzinfo=UTC)
+
+
+def known_runs(store: Store) -> list[str]:
+    """Return the names of all runs that left something, oldest first."""
+    kept = {name.split("/")[1] for name in store.folder.sizes() if name.startswith("runs/")}
+    seen = kept | set(store.read("files", ["run_id"])["run_id"].unique())
+    return sorted(run_id for run_id in seen if _is_run(run_id))
+
+
+def find_run(store: Store, given: str | None) -> str:
+    """Return the run whose name begins so, or the last one.
+
+    Raises:
+        InputError: there is none, or more than one; the last ones are named.
+    """
+    runs = known_runs(store)
+    if not runs:
+        raise InputError(f"{store.location}: there was no run yet; `pseudolabel run` makes one")
+    if given is None:
+        return runs[-1]
+    found = [run_id for run_id in runs if given and run_id.startswith(given)]
+    if len(found) != 1:
+        number = "no run" if not found else f"{len(found)} runs"
+        last = ", ".join((found or runs)[-5:])
+        raise InputError(f"run {given!r}: {number} of {store.location} begins so; the last: {last}")
+    return found[0]
+
+
+def _is_run(name: str) -> bool:
+    try:
+        run_time(name)
+    except ValueError:
+        return False
+    return True

@@ -91,6 +91,15 @@ batch_size = 2
 max_epochs = 1
 patience = 2
 seed = 5
+[metrics]
+file = "copy.prom"
+port = 9101
+[notify]
+on_failure = "mail -s failed me"
+on_drift = ["sh", "-c", "cat > 'a file'"]
+drift = "strong"
+timeout_seconds = 5.5
+tries = 2
 """
 
 

@@ -39,6 +39,15 @@ KINDS = [
     "runs/*/contact-sheet.png",
     "labels/*/*/run.json",
 ]
+# Told to people and monitors; nothing is made of them.
+TOLD = [
+    "runs/*/report.html",
+    "runs/*/report.json",
+    "runs/*/drift.json",
+    "metrics/numbers.json",
+    "metrics/pseudolabel.prom",
+    "cache/drift-sample.npz",
+]
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ def run_again(store: Path) -> DropSummary:
 
 
 def test_every_kind_of_file_is_among_those_that_are_tried(demo_store: Path) -> None:
-    tried = {path for pattern in KINDS for path in demo_store.glob(pattern)}
+    tried = {path for pattern in KINDS + TOLD for path in demo_store.glob(pattern)}
     there = {path for path in demo_store.rglob("*") if path.is_file()}
     assert there - tried == {demo_store / ".lock"}
 
@@ -96,6 +105,14 @@ def test_a_flipped_bit_is_named_and_the_next_run_makes_the_file_again(
     opened = open_store(str(store))
     assert len(load_index(opened)) == 242
     assert load_head(opened).classes == load_head(open_store(str(demo_store))).classes
+
+
+@pytest.mark.parametrize("pattern", TOLD)
+def test_a_flipped_bit_in_what_is_told_is_named_too(store: Path, pattern: str) -> None:
+    file = only(store, pattern)
+    flip_a_bit(file, 0)
+    assert [fault.file for fault in check(store).faults] == [file.relative_to(store).as_posix()]
+    assert check(store).faults == []
 
 
 @pytest.mark.parametrize("pattern", [kind for kind in KINDS if not kind.startswith("runs")])

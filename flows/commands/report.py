@@ -1,11 +1,11 @@
-"""The commands that tell of a store: evaluate, export, status."""
+"""The commands that tell of a store: evaluate, export, report, status."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands import Assignments, ConfigFile, Json, StoreFolder
+from flows.commands import Assignments, ConfigFile, Json, StoreFolder, Wait
 
 
 def evaluate(
@@ -73,6 +73,52 @@ def export(
         print_json(summary)
     else:
         out.print(f"wrote {summary.rows} rows to {summary.out} ({summary.format})")
+
+
+def report(
+    run: Annotated[
+        str | None,
+        typer.Argument(help="A run, or how its name begins [default: the last].", metavar="[RUN]"),
+    ] = None,
+    store: StoreFolder = None,
+    destination: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write the page there, and nothing to the store."),
+    ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    wait: Wait = False,
+    as_json: Json = False,
+) -> None:
+    """Make the page of a run again: what arrived, what failed, labels, drift, training."""
+    from flows import reporting
+    from flows.console import out, print_json
+    from flows.settings import resolve
+    from pipeline.locking import writer_lock
+    from pipeline.opening import open_store
+    from pipeline.reports.verdict import verdict
+    from pipeline.runs import find_run
+
+    resolved = resolve(config, {"store": store}, assignments)
+    opened = open_store(resolved.store)
+    run_id = find_run(opened, run)
+    if destination:
+        found = reporting.told(opened, run_id)
+        destination.write_bytes(reporting.page_bytes(resolved, found))
+        place = str(destination)
+    else:
+        with writer_lock(opened, wait=wait):
+            found, name = reporting.rebuild(resolved, run_id, opened)
+        place = f"{opened.location}/{name}"
+    told = verdict(found)
+    if as_json:
+        content = {"verdict": told.headline, "points": [point.words for point in told.points]}
+        print_json({**content, "report": place, **found.as_json()})
+        return
+    out.print(told.headline, style="bold")
+    for point in told.points:
+        out.print(f"  {point.words}", soft_wrap=True)
+    out.print(f"report: {place}", soft_wrap=True)
 
 
 def status(

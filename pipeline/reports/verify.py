@@ -17,6 +17,9 @@ from pipeline.catalog import current_files
 from pipeline.errors import DamagedFileError
 from pipeline.parts import DamagedPartError, check_whole
 from pipeline.repair import delete_orphans, record_lost, set_aside
+from pipeline.reports.openmetrics import TEXT as METRICS
+from pipeline.reports.openmetrics import held_numbers, metrics_text
+from pipeline.reports.run_report import PAGE_CHECK
 from pipeline.search.facts import CURRENT, IndexFacts, index_facts
 from pipeline.search.index import index_files, is_current, load_index
 from pipeline.search.tuning import falls_short, self_test
@@ -121,6 +124,21 @@ def _check(store: Store, name: str) -> None:
             raise store.damaged(name, "its arrays do not match their checksums")
     elif file.endswith(".png"):
         _check_picture(store, name, data)
+    else:
+        _check_told(store, name, data)
+
+
+def _check_told(store: Store, name: str, data: bytes) -> None:
+    """Check what is told to people and monitors; where damage took its check, nothing is known."""
+    folder, _, file = name.rpartition("/")
+    if file == "report.html":
+        written = store.get_json(f"{folder}/report.json").get(PAGE_CHECK)
+        if written and hashlib.sha256(data).hexdigest() != written:
+            raise store.damaged(name, "it does not match its checksum")
+    elif name == METRICS:
+        numbers = held_numbers(store)
+        if numbers and data != metrics_text(numbers):
+            raise store.damaged(name, "it does not say what metrics/numbers.json does")
 
 
 def _check_named(store: Store, name: str) -> None:
