@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from flows.console import out, percent, print_json, show, table
 
 if TYPE_CHECKING:
+    from pipeline.reports.bands import AgreementTold
     from pipeline.reports.curves import Reach
     from pipeline.reports.evaluate import Evaluation
     from pipeline.reports.metrics import ClassMetrics
@@ -28,7 +29,8 @@ def show_evaluation(
         print_json(evaluation)
         return
     metrics = evaluation.metrics
-    _show_classes([c for c in metrics.per_class if c.images or c.precision is not None])
+    per_class = [c for c in metrics.per_class if c.images or c.precision is not None]
+    _show_classes(per_class, evaluation.agreement)
     out.print(
         f"accuracy {percent(metrics.accuracy)} of {metrics.images} images, "
         f"top-k {percent(metrics.top_k_accuracy)}, mean recall {percent(metrics.macro_recall)}\n"
@@ -39,13 +41,16 @@ def show_evaluation(
     if evaluation.confused:
         told = "; ".join(evaluation.confused[:_MOST_PAIRS])
         out.print(f"most often mistaken: {told}", soft_wrap=True)
+    if evaluation.agreement is not None:
+        _show_agreement(evaluation.agreement, evaluation.word)
     _show_left_out(evaluation)
     for path in written or []:
         out.print(f"wrote {path}", soft_wrap=True)
 
 
-def _show_classes(classes: "list[ClassMetrics]") -> None:
-    columns = ("class", "images", "recall", "precision")
+def _show_classes(classes: "list[ClassMetrics]", told: "AgreementTold | None") -> None:
+    agreement = {each.label: each.agreement for each in told.per_class} if told else {}
+    columns = ("class", "images", "recall", "precision", *(["agreement"] if told else []))
     shown = table(*columns, right=columns[1:])
     title = "Zero-shot labels against the truth"
     if len(classes) > _MOST_CLASSES:
@@ -54,8 +59,28 @@ def _show_classes(classes: "list[ClassMetrics]") -> None:
         classes = seen[:_MOST_CLASSES]
     for entry in classes:
         cells = [str(entry.images), percent(entry.recall), percent(entry.precision)]
+        if told:
+            cells.append(percent(agreement.get(entry.label)))
         shown.add_row(entry.label, *cells)
     show(title, shown)
+
+
+def _show_agreement(told: "AgreementTold", word: str) -> None:
+    columns = ("band", "by agreement", "right", f"by {word}", "right")
+    shown = table(*columns, right=columns[1:])
+    for ours, theirs in zip(told.by_agreement, told.by_confidence, strict=True):
+        cells = [f"{100 * ours.lowest:.0f} to {100 * ours.highest:.0f} %"]
+        for band in (ours, theirs):
+            cells += [str(band.images), percent(band.accuracy)]
+        shown.add_row(*cells)
+    show(f"Does agreement with neighbours tell who is right? {told.images} images", shown)
+    if told.agreement_tells is not None:
+        out.print(
+            f"of a right and a wrong label the right one agrees more in "
+            f"{percent(told.agreement_tells)} of the pairs, and has the higher {word} in "
+            f"{percent(told.confidence_tells)}",
+            soft_wrap=True,
+        )
 
 
 def _in_words(evaluation: "Evaluation") -> str:

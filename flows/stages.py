@@ -46,6 +46,7 @@ from pipeline.training import selection
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.embed import EmbedSummary
+    from pipeline.search.agreement import AgreementSummary
 
 _REMOTE_READERS = 16  # an object takes long to come, and little of this machine meanwhile
 
@@ -56,6 +57,7 @@ class ReportSummary:
 
     summary: str
     contact_sheet: str | None
+    agreement: "AgreementSummary | None"  # null: nothing is labelled, or no neighbours are known
 
 
 def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes:
@@ -194,15 +196,17 @@ def select(config: Config) -> selection.SelectSummary:
 def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:
     """Leave a run's summary and contact sheet in its folder."""
     from pipeline.reports.contact_sheet import THUMBNAIL, contact_sheet
+    from pipeline.search.agreement import summarise
 
     store = open_store(config.store)
-    sheet = None
+    sheet = agreement = None
     if current_table(store) is not None:
-        with decoders_for(config, THUMBNAIL, cores()) as pool:
+        agreement = summarise(store, run_id)
+        with decoders_for(config, THUMBNAIL, config.run.decode_workers or cores()) as pool:
             png = contact_sheet(store, decode=pool.decode)
         if png is not None:
             sheet = f"runs/{run_id}/contact-sheet.png"
             store.put(sheet, png)
-    written = ReportSummary(f"runs/{run_id}/summary.json", sheet)
+    written = ReportSummary(f"runs/{run_id}/summary.json", sheet, agreement)
     store.put_json(written.summary, {**summary, "report": asdict(written)})
     return written

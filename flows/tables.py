@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from flows.agreement_tables import show_agreement
 from flows.console import out, percent, print_json, show, table
 from flows.drop import DropSummary
 from flows.evaluation import show_evaluation
@@ -74,6 +75,8 @@ def show_drop(config: Config, summary: DropSummary) -> None:
             show_evaluation(found, as_json=False)
         else:
             _show_labels(config)
+        if summary.report is not None:
+            show_agreement(summary.report.agreement)
     if summary.select is not None:
         show_selection(summary.select, as_json=False)
     if summary.train is not None:

@@ -12,9 +12,13 @@ import pytest
 from flows.drop import DEFAULT_OPTIONS, DropSummary, process_drop
 from flows.runners import PlainTasks
 from pipeline.config import Config, make_config
+from pipeline.cores import cores
 from tests.s3 import s3, s3_proxy  # noqa: F401 - fixtures
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
     from pipeline.clip.encoder import Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,10 +26,58 @@ DATA = ROOT / "data"
 TINY = f"local-dir:{DATA / 'models/tiny-clip'}"
 SHARED = ROOT.parent / "shared/data"  # real photos; not part of the repository
 
+# Where bytecode may not be kept, every process compiles torch or Prefect anew, for 5 s and more.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.pycache_prefix = str(ROOT / ".pytest_cache/bytecode")
+    sys.dont_write_bytecode = False
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", sys.pycache_prefix)
+if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is loaded: a core each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The files that take longest are begun first, so that none is left over at the end.
+SLOW = ["test_crash", "prefect", "test_verify", "test_leases", "test_workers", "test_remote_runs"]
+PREFECT = {"test_flows", "test_readme", "test_relabel", "test_caption"}  # one Prefect demo for all
+
+
+def group_of(nodeid: str) -> str:
+    """Return what runs in one process, one after another: a file, or those that share a demo."""
+    file = nodeid.partition(".py::")[0].rpartition("/")[2]
+    return "prefect" if file in PREFECT else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite in a process for each core, four at most; named files in this one."""
+    if any(".py" in argument for argument in config.args):
+        return 0
+    return min(cores(), 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """Deal out groups; `--dist loadgroup` of xdist 3.8 does not go with pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    scheduler._split_scope = group_of
+    return scheduler
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow groups."""
+    places = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(group_of(item.nodeid), len(SLOW)))
+
 
 def demo_config(store: Path, **sections: object) -> Config:
-    """Return the config of `pseudolabel demo`, in fp32 so that numbers are exact."""
+    """Return the config of `pseudolabel demo`, in fp32 so that numbers are exact.
+
+    One decoder unless more are asked for: a process takes longer to start than these pictures take.
+    """
+    run = sections.pop("run", {})
+    assert isinstance(run, dict)
     values: dict[str, object] = {
+        "run": {"decode_workers": 1, **run},
         "store": str(store),
         "sources": [str(DATA / "images")],
         "encoder": {"model": TINY, "device": "cpu", "precision": "fp32"},

@@ -71,7 +71,7 @@ def small_shards(store: Path, source: Path) -> Config:
         store,
         sources=[str(source)],
         encoder=ONE_BY_ONE,
-        run={"shard_rows": 20, "compact_after": 6},
+        run={"shard_rows": 20, "compact_after": 6, "decode_workers": 2},
         train={"max_epochs": 2},
     )
 

@@ -13,13 +13,16 @@ from PIL import Image
 
 from pipeline.arrays import Floats
 from pipeline.errors import InputError, StoreError
+from pipeline.images.decoding import image_id
 from pipeline.labels.labelling import current_table
+from pipeline.reports.bands import ClassBeside
 from pipeline.reports.confusion import Cell, Grid, grid
 from pipeline.reports.curves import Bin, Point, Reach
 from pipeline.reports.evaluate import Evaluation, evaluate, write_evaluation
 from pipeline.reports.plots import confusion_png, coverage_png, reliability_png
+from pipeline.search.index import update_index
 from pipeline.store import Store
-from pipeline.tables import LABELS
+from pipeline.tables import LABELS, NEIGHBOURS
 from tests.helpers import axis, label_set, label_store, make_store
 from tests.test_cli import Command, command  # noqa: F401 - a fixture
 
@@ -188,6 +191,57 @@ def test_a_person_is_told_in_words(command: Command, store: Store, tmp_path: Pat
     assert "confidence" not in said
     assert [f"wrote report/{name}" in said for name in FILES] == [True] * 4
     assert command.json(*given) == json.loads(Path("report/evaluation.json").read_text())
+
+
+def search_by_hand(store: Store) -> None:
+    """Let a's neighbours be e and b, and so on."""
+    update_index(store)
+    near = {"a": "eb", "b": "ca", "c": "b", "d": "c", "e": "a", "f": "ac"}
+    ids = {name: image_id(name.encode()) for name in near}
+    rows = [
+        {
+            "image_id": ids[name],
+            "neighbours": [ids[n] for n in others],
+            "cosines": [0.5] * len(others),
+        }
+        for name, others in near.items()
+    ]
+    part = store.parts("embeddings")[0]
+    store.write_part("neighbours/0", part, pa.Table.from_pylist(rows, NEIGHBOURS))
+
+
+def test_what_neighbours_tell_by_hand(store: Store, tmp_path: Path) -> None:
+    assert measured(store, tmp_path).agreement is None
+    search_by_hand(store)
+    told = measured(store, tmp_path).agreement
+    assert told is not None
+    assert told.images == 4  # d has no label, e no truth
+    assert told.per_class == [
+        ClassBeside("cat", 1, 0.5, 1.0),  # a: e is a cat, b a dog
+        ClassBeside("dog", 2, 0.75, 0.5),  # b: c and a; c: b
+        ClassBeside("emu", 1, 0.0, 1.0),
+    ]
+    assert [(band.images, band.accuracy) for band in told.by_agreement] == [
+        (1, 1.0),
+        (0, None),
+        (2, 0.5),
+        (0, None),
+        (1, 1.0),
+    ]
+    # Of a, c and f, which are right, c agrees more than b, a as much and f less; all are surer.
+    assert (told.agreement_tells, told.confidence_tells) == (0.5, 1.0)
+
+
+def test_a_person_sees_what_neighbours_tell(command: Command, store: Store, tmp_path: Path) -> None:  # noqa: F811
+    search_by_hand(store)
+    given = ("evaluate", "--truth", str(tmp_path / "photos"), "--store", store.location)
+    said = command(*given, "--out", "report").out
+    assert "Does agreement with neighbours tell who is right? 4 images" in said
+    assert "agrees more in 50.0 % of the pairs, and has the higher score in 100.0 %" in said
+    [dog] = [line for line in said.splitlines() if line.startswith("│ dog")]
+    assert "75.0 %" in dog
+    assert blue(Path("report/agreement.png").read_bytes()) > 100
+    assert json.loads(Path("report/evaluation.json").read_text())["agreement"]["images"] == 4
 
 
 # -- pictures ----------------------------------------------------------------------------------

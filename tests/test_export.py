@@ -10,13 +10,16 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import InputError
 from pipeline.images.decoding import image_id
 from pipeline.reports.export import COLUMNS, export
+from pipeline.search.index import update_index
 from pipeline.store import Store
+from pipeline.tables import NEIGHBOURS
 from tests.helpers import axis, draw, label_set, label_store, make_store, write_selection
 
 CLASSES = label_set("dog", "猫/cat", "..")
@@ -50,6 +53,30 @@ def shop(tmp_path: Path) -> Shop:
     ids = {colour: image_id(path.read_bytes()) for colour, path in named}
     write_selection(store, {ids["red"]: "train"}, {ids["green"]: "more than 1 of its class"})
     return Shop(store, photos, ids)
+
+
+def test_agreement_is_told_once_neighbours_were_searched(shop: Shop, tmp_path: Path) -> None:
+    """By hand: red's neighbour is green, and blue has no label; nobody knows green's."""
+
+    def told() -> dict[str, float | None]:
+        export(shop.store, tmp_path / "out.parquet", "parquet")
+        table = pq.read_table(tmp_path / "out.parquet")
+        return {row["path"]: row["agreement"] for row in table.to_pylist()}
+
+    assert set(told().values()) == {None}
+    update_index(shop.store)
+    red, green, blue = (shop.ids[colour] for colour in ("red", "green", "blue"))
+    near = [
+        {"image_id": red, "neighbours": [green, blue], "cosines": [0.6, 0.0]},
+        {"image_id": blue, "neighbours": [red], "cosines": [0.0]},
+        {"image_id": green, "neighbours": [blue], "cosines": [0.0]},
+    ]
+    table = pa.Table.from_pylist(near, NEIGHBOURS)
+    shop.store.write_part("neighbours/0", "20240101T000000000000-00000", table)
+    rows = told()
+    assert rows[shop.path("a/1.png")] == rows[shop.path("b/1.png")] == 0.0
+    others = ("c.png", "broken.png", "b/1 #&%41?é.png")
+    assert [rows[shop.path(name)] for name in others] == [None] * 3
 
 
 def names_below(folder: Path) -> list[str]:

@@ -37,7 +37,8 @@ from pipeline.opening import create_store, open_store
 from pipeline.runs import new_run_id
 from pipeline.store import Store
 from pipeline.vectors import iterate_vectors
-from tests.conftest import demo_config, pseudolabel, run_plain, unpacked
+from tests.conftest import demo_config, run_plain, unpacked
+from tests.test_cli import Command, command  # noqa: F401 - a fixture
 from tests.test_encoders import random_checkpoint
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.filterwarnings("ignore")]
@@ -436,15 +437,18 @@ def test_a_run_with_it_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_it_is_refused_with_the_cure(tmp_path: Path) -> None:
+def test_without_a_gpu_it_is_refused_with_the_cure(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+) -> None:
     with pytest.raises(InputError, match="no CUDA device"):
         require_gpu("auto")
     written(tmp_path / "in", {"a.jpg": jpeg(drawn(1))})
     asked = ["--labels", "dog,cat", "--store", "out", "--plain", "--set", "encoder.decode=gpu"]
     asked += ["--set", "scan.settle_seconds=0"]
-    run = pseudolabel("run", "in", *asked, cwd=tmp_path)
-    assert run.returncode == 2, run.stderr
-    assert 'encoder.decode = "gpu"' in run.stderr and "fast" in run.stderr
+    run = command("run", "in", *asked)
+    assert run.code == 2, run.err
+    assert 'encoder.decode = "gpu"' in run.err and "fast" in run.err
 
 
 def test_a_torchvision_that_cannot_is_told_at_once(

@@ -1,6 +1,7 @@
 """Readers need no lock: what they see during runs and merging is whole."""
 
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,6 +62,9 @@ def test_readers_see_a_whole_store_while_drops_are_taken_and_parts_merged(tmp_pa
             assert len(load_index(opened)) >= images
             assert status(opened).embeddings >= images
             looks += 1
+            time.sleep(
+                0.02
+            )  # or the writer waits for the reader, and not the reader for the writer
         writing.result()
     assert counts == sorted(counts)
     assert looks >= 10

@@ -21,6 +21,7 @@ from pipeline.opening import open_store
 from pipeline.reports.export import flat_table
 from tests.conftest import DATA, demo_config, pseudolabel, run_plain
 from tests.s3 import S3, Fault
+from tests.test_cli import Command, command  # noqa: F401 - a fixture
 from tests.test_crash import Faults
 from tests.test_verify import check, flip_a_bit
 
@@ -57,30 +58,33 @@ def fill(s3: S3, prefix: str) -> None:
 
 
 def test_a_bucket_in_and_a_bucket_out(
-    s3: S3, expected: list[tuple[object, ...]], tmp_path: Path
+    command: Command,  # noqa: F811
+    s3: S3,
+    expected: list[tuple[object, ...]],
+    tmp_path: Path,
 ) -> None:
     fill(s3, "in")
     store = s3.url("out/store")
     config = demo_config(Path("x"), sources=[s3.url("in")], run={"shard_rows": 9})
     config = config.model_copy(update={"store": store})
     (tmp_path / "pseudolabel.toml").write_text(commented_toml(config))
-    before = pseudolabel("run", "--dry-run", cwd=tmp_path)
-    assert before.stdout.startswith("would read 24 files (24 new"), before.stderr
+    before = command("run", "--dry-run")
+    assert before.out.startswith("would read 24 files (24 new"), before.err
     assert not [r for r in s3.proxy.requests if r.startswith("PUT") and "/out/" in r]
-    first = pseudolabel("run", "--plain", cwd=tmp_path)
+    first = pseudolabel("run", "--plain", cwd=tmp_path)  # once as a user does
     assert first.returncode == 0, first.stderr
     assert f"{store}/index" in first.stdout.replace("\n", "")
     assert labels_by_name(store) == expected
-    again = pseudolabel("run", cwd=tmp_path)
-    assert "Nothing new: all 24 files are known" in again.stdout, again.stderr
-    found = pseudolabel("search", str(PICTURES[0]), "-k", "1", "--json", cwd=tmp_path)
-    assert name_of(json.loads(found.stdout)[0]["path"]) == PICTURES[0].name, found.stderr
-    for command in (["status"], ["verify"], ["compact"], ["export", "out.parquet"]):
-        run = pseudolabel(*command, cwd=tmp_path)
-        assert run.returncode == 0, (command, run.stderr)
+    again = command("run")
+    assert "Nothing new: all 24 files are known" in again.out, again.err
+    [found] = command.json("search", str(PICTURES[0]), "-k", "1")
+    assert name_of(found["path"]) == PICTURES[0].name
+    for asked in (["status"], ["verify"], ["compact"], ["export", "out.parquet"]):
+        run = command(*asked)
+        assert run.code == 0, (asked, run.err)
     assert pl.read_parquet(tmp_path / "out.parquet")["path"].str.starts_with(s3.url("in/")).all()
-    copies = pseudolabel("export", "copies", "--format", "imagefolder", cwd=tmp_path)
-    assert copies.returncode == 0, copies.stderr
+    copies = command("export", "copies", "--format", "imagefolder")
+    assert copies.code == 0, copies.err
     assert sorted(p.read_bytes() for p in (tmp_path / "copies").rglob("*.jpg")) == sorted(
         p.read_bytes() for p in PICTURES
     )

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -226,8 +227,12 @@ def test_one_query_is_drawn_and_written(command: Command, demo_store: Path) -> N
     assert ranks == [str(rank) for rank in range(1, 11)]
 
 
-def test_times_are_utc_unless_they_say_otherwise() -> None:
-    day = moment("--since", "2026-05-01")
+def test_times_are_utc_unless_they_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")  # wherever the user is
+        time.tzset()
+        day = moment("--since", "2026-05-01")
+    time.tzset()
     assert day is not None
     assert day.isoformat() == "2026-05-01T00:00:00+00:00"
     assert moment("--since", "2026-05-01T02:00+02:00") == day

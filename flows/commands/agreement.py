@@ -22,8 +22,9 @@ def agreement(
     as_json: Json = False,
 ) -> None:
     """Compare the label of each image with those of its ten nearest: a hint, no accuracy."""
+    from flows.agreement_tables import show_classes
     from flows.console import out as console
-    from flows.console import percent, print_json, show, table
+    from flows.console import print_json
     from flows.settings import resolve
     from pipeline.locking import writer_lock
     from pipeline.opening import open_store
@@ -42,10 +43,7 @@ def agreement(
         classes = [vars(each) for each in found.per_class]
         print_json({"mean": found.mean, "classes": classes, "least": apart.to_dicts()})
         return
-    shown = table("class", "images", "agreement", "next to", right=("images", "agreement"))
-    for each in found.per_class:
-        shown.add_row(each.label, str(each.images), percent(each.agreement), each.next_to or "-")
-    show("Neighbours that have the same label", shown)
+    show_classes("Neighbours that have the same label", found.per_class)
     for path, label, share, theirs in apart.select(
         "path", "label", "agreement", "neighbours_say"
     ).iter_rows():

@@ -12,10 +12,12 @@ from pipeline.arrays import Ints
 from pipeline.errors import InputError, StoreError
 from pipeline.labels.labelling import current_labels
 from pipeline.labels.truth import Truth, read_truth
+from pipeline.reports.bands import AgreementTold, told_by_agreement
 from pipeline.reports.confusion import Cell, confusion, grid, in_words
 from pipeline.reports.curves import Bin, Point
 from pipeline.reports.metrics import NONE, Metrics, measure
-from pipeline.reports.plots import confusion_png, coverage_png, reliability_png
+from pipeline.reports.plots import agreement_png, confusion_png, coverage_png, reliability_png
+from pipeline.search.agreement import label_agreement
 from pipeline.store import Store
 
 
@@ -35,6 +37,7 @@ class Evaluation:
     contradictions: int  # images that the truth gives two labels
     absent: int  # rows of a truth file that name no image of the store
     unlabelled: int  # images with a true label that the label run has not come to
+    agreement: AgreementTold | None  # null: the neighbours of these images were not searched
 
     @property
     def word(self) -> str:
@@ -90,11 +93,14 @@ def evaluate(store: Store, truth: str, *, threshold: float) -> Evaluation:
         contradictions=known.contradictions,
         absent=known.absent,
         unlabelled=len(known.labels) - len(matched),
+        agreement=_agreement(store, matched, names),
     )
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
     """Write evaluation.json, reliability.png, coverage.png and confusion.png; return their paths.
+
+    Where neighbours were compared there is an agreement.png, too.
 
     Args:
         evaluation: what was measured.
@@ -112,6 +118,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
         "coverage.png": coverage_png(evaluation.curve, told.coverage_at, word=word),
         "confusion.png": confusion_png(shown, len(evaluation.classes)),
     }
+    if evaluation.agreement is not None:
+        files["agreement.png"] = agreement_png(evaluation.agreement, word=word)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -132,6 +140,24 @@ def _rows(store: Store, table: str, known: Truth, names: Sequence[str]) -> pl.Da
     wanted = ["image_id", "label_index", "confidence", "calibrated", "topk_labels"]
     rows = store.read(table, wanted).filter(pl.col("image_id").is_first_distinct())
     return rows.join(told, on="image_id", how="inner", maintain_order="left")
+
+
+def _agreement(store: Store, rows: pl.DataFrame, names: Sequence[str]) -> AgreementTold | None:
+    """Return what the neighbours of the labelled images among `rows` tell of being right."""
+    compared = label_agreement(store, rows["image_id"])
+    if compared is None:
+        return None
+    told = rows.join(compared.drop("label_index"), on="image_id").filter(pl.col("label_index") >= 0)
+    if not len(told):
+        return None
+    given = told["label_index"].to_numpy().astype(np.int64)
+    return told_by_agreement(
+        told["agreement"].to_numpy(),
+        told["confidence"].to_numpy(),
+        given,
+        given == told["true"].to_numpy(),
+        classes=names,
+    )
 
 
 def _indices(ranked: pl.Series, names: Sequence[str]) -> Ints:

@@ -17,6 +17,7 @@ from pipeline.errors import InputError
 from pipeline.images.paths import is_local, local_path, name_of
 from pipeline.images.reading import read_bytes
 from pipeline.labels.labelling import current_labels
+from pipeline.search.agreement import label_agreement
 from pipeline.store import Store
 from pipeline.tables import LABELS
 from pipeline.training.selection import TABLE as SELECTION
@@ -36,6 +37,7 @@ COLUMNS = [
     "selected",
     "split",
     "reason",
+    "agreement",  # share of the nearest images with the same label; null: not known
 ]
 _SHARD_IMAGES = 1000  # per tar
 
@@ -95,9 +97,12 @@ def flat_table(store: Store) -> pl.DataFrame:
     labels = store.read(run.table, told).unique("image_id").rename({"reason": "label_reason"})
     selection = store.read(SELECTION, ["image_id", "kept", "split", "reason"])
     selection = selection.rename({"kept": "selected", "reason": "select_reason"})
-    joined = files.join(labels, on="image_id", how="left").join(
-        selection, on="image_id", how="left"
-    )
+    agreement = label_agreement(store)
+    if agreement is None:
+        agreement = pl.DataFrame(schema={"image_id": pl.String, "agreement": pl.Float64})
+    joined = files
+    for told_of in (labels, selection, agreement.select("image_id", "agreement")):
+        joined = joined.join(told_of, on="image_id", how="left")
     table = (
         joined.with_columns(
             pl.col("selected").fill_null(False),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.reports.bands import AgreementTold
 from pipeline.reports.confusion import Grid
 from pipeline.reports.curves import Bin, Point, Reach
 
@@ -64,6 +65,28 @@ def coverage_png(curve: Sequence[Point], reached: Sequence[Reach], *, word: str)
     axes.set_title(f"Accuracy of the labels of highest {word}")
     if any(found.threshold is not None for found in reached):
         axes.legend(loc="lower left", fontsize=8)
+    return _png(figure)
+
+
+def agreement_png(told: AgreementTold, *, word: str) -> bytes:
+    """Draw the accuracy in each band of agreement, and in each of confidence.
+
+    Args:
+        told: what is drawn; bands without images are left out.
+        word: "confidence", or "score" where it is not calibrated.
+    """
+    figure, axes = _square(f"agreement with neighbours, or {word}", "share that is right")
+    for name, found, colour in (
+        ("agreement", told.by_agreement, _BLUE),
+        (word, told.by_confidence, _RED),
+    ):
+        seen = [(band, band.accuracy) for band in found if band.accuracy is not None]
+        middle = [(band.lowest + band.highest) / 2 for band, _ in seen]
+        axes.plot(middle, [accuracy for _, accuracy in seen], "o-", color=colour, label=name)
+        for place, (band, accuracy) in zip(middle, seen, strict=True):
+            axes.annotate(f"{band.images}", (place, accuracy), fontsize=7)
+    axes.set_title(f"Right among {told.images} images, by bands (and how many images)")
+    axes.legend(loc="best")
     return _png(figure)
 
 

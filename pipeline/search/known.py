@@ -125,7 +125,8 @@ class Known:
             tests.append(pl.any_horizontal([test.fill_null(value=False) for test in named]))
         if filters.min_confidence > 0:
             self._require_labels()
-            tests.append(pl.col("confidence") >= filters.min_confidence)
+            # In the precision that confidences are kept in: 0.9 lets 0.9 pass.
+            tests.append(pl.col("confidence") >= pl.lit(filters.min_confidence, pl.Float32))
         return tests
 
     def _about_arrival(self, filters: Filters) -> list[pl.Expr]:

@@ -6,7 +6,6 @@ Shapes: Q queries, K images asked for, D embedding dimensions, M images that are
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import polars as pl
 
 from pipeline.arrays import Floats, Ints, unit_rows
 from pipeline.errors import InputError
+from pipeline.search.answers import Hits, tables
 from pipeline.search.index import SearchIndex, load_index
 from pipeline.search.known import Known, know, state_of
 from pipeline.search.queries import NO_FILTERS, Combination, Filters, Moments, Term, combine
@@ -24,7 +24,6 @@ _SAMPLE = 16_384  # images whose spread is measured: it is known to some 0.6 %
 _CELLS = 1 << 24  # queries x images of one search: 200 MB
 _FEW_GONE = 100
 _ABOUT = ("image_id", "path", "label", "score", "confidence")
-_NUMBERS = ("image_cosine", "text_cosine", "standing")
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,6 @@ class _Asked:
     terms: Sequence[Term]
     combination: Combination
     left_out: Ints  # rows of the index
-
-
-@dataclass(frozen=True)
-class _Hits:
-    """The answer to a query."""
-
-    rows: Ints  # of the index, most similar first
-    numbers: dict[str, Floats]  # those of _NUMBERS that there are
 
 
 def require_k(k: int) -> None:
@@ -118,7 +109,11 @@ class Searcher:
         step = max(1, _CELLS // max(wanted, 1))
         answers: list[pl.DataFrame] = []
         for at in range(0, len(asked), step):
-            answers += self._tables(self._search(asked[at : at + step], k, wanted, among))
+            answers += tables(
+                self._shown,
+                self._known.place,
+                self._search(asked[at : at + step], k, wanted, among),
+            )
         return answers
 
     def require(self, filters: Filters) -> None:
@@ -206,10 +201,10 @@ class Searcher:
 
     def _search(
         self, asked: Sequence[_Asked], k: int, wanted: int, among: Ints | None
-    ) -> list[_Hits]:
+    ) -> list[Hits]:
         """Search for all at once; `wanted` images each, of which k answer."""
         if not wanted:
-            return [_Hits(np.empty(0, np.int64), {}) for _ in asked]
+            return [Hits(np.empty(0, np.int64), {}) for _ in asked]
         vectors = np.stack([one.combination.vector for one in asked])
         found = self._index.search(vectors, wanted, among)
         answers = []
@@ -218,7 +213,7 @@ class Searcher:
             if len(one.left_out):
                 hit &= ~np.isin(rows, one.left_out)
             rows, cosines = rows[hit][:k], cosines[hit][:k]
-            answers.append(_Hits(rows, self._numbers(one, rows, cosines)))
+            answers.append(Hits(rows, self._numbers(one, rows, cosines)))
         return answers
 
     def _numbers(self, asked: _Asked, rows: Ints, cosines: Floats) -> dict[str, Floats]:
@@ -233,16 +228,3 @@ class Searcher:
             if terms:
                 numbers[f"{kind}_cosine"] = vectors @ np.mean(terms, axis=0)
         return numbers
-
-    def _tables(self, answers: Sequence[_Hits]) -> list[pl.DataFrame]:
-        """Make a table of each answer; the rows of all are gathered at once."""
-        every = np.concatenate([one.rows for one in answers])
-        columns = []
-        for name in _NUMBERS:
-            nothing = [np.full(len(one.rows), np.nan, np.float32) for one in answers]
-            values = [one.numbers.get(name, no) for one, no in zip(answers, nothing, strict=True)]
-            column = pl.Series(name, np.concatenate(values), pl.Float32)
-            columns.append(column.fill_nan(None))
-        shown = self._shown[self._known.place[every]].with_columns(columns)
-        ends = np.cumsum([0, *(len(one.rows) for one in answers)]).tolist()
-        return [shown[start:end] for start, end in pairwise(ends)]
