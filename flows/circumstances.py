@@ -47,13 +47,15 @@ def circumstances(config: Config) -> Circumstances | None:
     loaded = resources.loaded(config)
     if loaded is None:
         return None
+    from pipeline.clip.tower import device_name  # torch is loaded already
+
     encoder, seconds = loaded
     wanted = config.encoder
     return Circumstances(
         model=resources.model_name(config),
         asked_device=wanted.device,
         device=encoder.device.type,
-        devices=encoder.device_names,
+        devices=[device_name(device) for device in encoder.devices],
         asked_precision=wanted.precision,
         precision=encoder.precision,
         compile=wanted.compile,

@@ -62,14 +62,6 @@ class Encoder:
         """Where texts are encoded, and images, too."""
         return self.devices[0]
 
-    @property
-    def device_names(self) -> list[str]:
-        """What its devices call themselves, such as "NVIDIA H200"; a CPU is "cpu"."""
-        return [
-            torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-            for device in self.devices
-        ]
-
     @contextmanager
     def lanes(self) -> Iterator[Lanes]:
         """Share the cores among threads that call `encode_images`; on GPUs two threads each."""

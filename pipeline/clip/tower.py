@@ -112,3 +112,8 @@ def memory_told() -> Iterator[None]:
         if "can't allocate memory" not in str(error):  # torch has no class of its own for it
             raise
         raise MemoryError(str(error)) from error
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device calls itself, such as "NVIDIA H200"; a CPU is "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
