@@ -3,6 +3,7 @@
 Ids, and files whose bytes the store knows, are looked up in it; the rest takes a model.
 """
 
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from flows.progress import listener
 from pipeline.arrays import Floats
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.homes import without_tilde
 from pipeline.images.decoding import image_id
 from pipeline.images.paths import path_text, whole_path
 from pipeline.search.queries import Filters, Term
@@ -149,12 +151,16 @@ def _known(searcher: Searcher, item: Item, itself: Itself) -> Term | None:
     if item.kind == "text":
         return None
     path = _file_of(item)
-    if path.is_dir():
-        raise InputError(f"{item.value}: is a folder; search takes image files")
     try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # a pipe would hang, a device may never end
+            what = "a folder" if stat.S_ISDIR(mode) else "no file of bytes"
+            raise InputError(f"{item.value}: is {what}; search takes image files")
         identity = image_id(path.read_bytes())
     except OSError as error:
         raise InputError(f"{item.value}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a null in its name, or what no encoding has
+        raise InputError(f"{item.value!r}: cannot be the name of a file: {error}") from error
     if not searcher.holds(identity):
         return None
     return searcher.term(identity, item.weight, itself=itself.files)
@@ -191,7 +197,7 @@ def _new_terms(config: Config, items: Sequence[Item]) -> tuple[dict[Item, Term],
 
 
 def _file_of(item: Item) -> Path:
-    return Path(item.value).expanduser()
+    return without_tilde(item.value)
 
 
 def _placed(requests: Sequence[Request], faults: Mapping[Item, str]) -> dict[int, str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.errors import InputError
+from pipeline.homes import without_tilde
 from pipeline.knobs_of_api import ApiConfig
 from pipeline.notice import MetricsConfig, NotifyConfig
 from pipeline.sections import (
@@ -66,7 +67,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     base = path.resolve().parent
 
     def anchored(location: str) -> str:
-        return location if "://" in location else str(base / Path(location).expanduser())
+        return location if "://" in location else str(base / without_tilde(location))
 
     values["store"] = anchored(config.store)
     values["sources"] = [anchored(source) for source in config.sources]
@@ -89,7 +90,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def _anchored_model(model: str, base: Path) -> str:
     kind, colon, place = model.partition(":")
     if colon:  # local-dir:folder, or hf-hub:org/name
-        return f"{kind}:{base / Path(place).expanduser()}" if kind == "local-dir" else model
+        return f"{kind}:{base / without_tilde(place)}" if kind == "local-dir" else model
     architecture, _, weights = model.partition("/")
     return f"{architecture}/{base / weights}" if (base / weights).is_file() else model
 

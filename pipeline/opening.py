@@ -2,12 +2,12 @@
 
 import json
 import logging
-from pathlib import Path
 
 import pyarrow.fs
 
 from pipeline.errors import DamagedFileError, InputError, StoreError
 from pipeline.folder import TEMPORARY, Folder, LocalFolder
+from pipeline.homes import without_tilde
 from pipeline.repair import restored_identity
 from pipeline.store import CHECK, FORMAT, IDENTITY, LOCK, Store
 
@@ -106,7 +106,7 @@ def _folder(location: str) -> Folder:
         from pipeline.buckets import open_bucket  # here: connecting loads the cloud's own libraries
 
         return open_bucket(location)
-    return LocalFolder(Path(location).expanduser())
+    return LocalFolder(without_tilde(location))
 
 
 def _require_nothing(folder: Folder) -> None:

@@ -139,6 +139,13 @@ def test_a_bad_threshold_is_told(store: Store, cosine: float) -> None:
     assert isinstance(run.exception, InputError)  # before the store is opened
 
 
+@pytest.mark.parametrize("option", [("--sheet", "groups.jpg"), ("--out", "groups.txt")])
+def test_a_file_of_another_kind_is_told(option: tuple[str, str]) -> None:
+    run = CliRunner().invoke(app, ["duplicates", *option, "--store", "s"])
+    assert isinstance(run.exception, InputError)  # before the store is opened
+    assert f"{' '.join(option)}: name a file that ends in" in str(run.exception)
+
+
 def test_the_sheet_shows_each_group_with_its_best_in_a_frame(tmp_path: Path) -> None:
     Image.new("RGB", (50, 80), (10, 20, 200)).save(tmp_path / "blue.png")
     names = [str(tmp_path / "blue.png"), *(f"gone{n}.png" for n in range(9))]

@@ -2,6 +2,7 @@
 
 import math
 import re
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -58,6 +59,18 @@ def test_standings_equal_a_slow_loop_over_the_terms() -> None:
             total += one.weight * (float(np.dot(one.vector, image)) - mean) / deviation
         expected.append(total / sum(abs(one.weight) for one in asked))
     assert standings(asked, images) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-320])
+def test_only_the_ratios_of_weights_count(size: float) -> None:
+    plain = standings([term([1, 0]), term([0, 1], weight=-1)], ROUND)
+    assert standings([term([1, 0], weight=size), term([0, 1], weight=-size)], ROUND) == plain
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00+14:00", "9999-12-31T23:59-14:00"])
+def test_a_moment_that_has_no_utc_is_told(moment: str) -> None:
+    with pytest.raises(InputError, match=r"until .* outside the years 1 to 9999"):
+        Filters(until=datetime.fromisoformat(moment))
 
 
 def test_where_all_images_are_the_same_to_a_term_it_ranks_none() -> None:

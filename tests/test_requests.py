@@ -102,6 +102,7 @@ def test_every_bad_row_is_told_by_its_line(tmp_path: Path) -> None:
         ("q.csv", b"text\n", "holds no row"),
         ("q.csv", b"text,key\nx,y,z\n", "line 2: has more cells than"),
         ("q.csv", b"words\nx\n", "has 'words', which is none of"),
+        ("q.csv", b"text,text \na dog,a cat\n", "two columns have one name: text, text"),
         ("q.jsonl", b"\xff\xfe\x00", "cannot be read"),
     ],
 )

@@ -134,6 +134,11 @@ def test_filters_reach_the_store(command: Command, demo_store: Path) -> None:  #
         (("--text", "x", "--out", "x.xlsx"), "ends in .parquet or .csv"),
         (("--batch", "q.jsonl", "--sheet", "x.png"), "--sheet draws one query"),
         (("--batch", "no.jsonl"), "queries no.jsonl: cannot be read"),
+        (("~nobody-of-this-name/a.jpg",), "~nobody-of-this-name/a.jpg: cannot be read: No such"),
+        (("a" * 300,), "a: cannot be read: File name too long"),
+        (("a\0b.jpg",), r"'a\x00b.jpg': cannot be the name of a file"),
+        (("/dev/zero",), "/dev/zero: is no file of bytes"),
+        ((".",), ".: is a folder"),
     ],
 )
 def test_a_mistake_is_told_before_a_model_is_loaded(

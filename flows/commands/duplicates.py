@@ -63,6 +63,8 @@ def duplicates(
 
     if out is not None and out.suffix not in (".parquet", ".csv"):
         raise InputError(f"--out {out}: name a file that ends in .parquet or .csv")
+    if sheet is not None and (sheet.suffix.lower() != ".png" or sheet.is_dir()):
+        raise InputError(f"--sheet {sheet}: name a file that ends in .png")
     resolved = resolve(config, {"store": store}, assignments)
     cosine = resolved.select.duplicate_cosine if threshold is None else threshold
     require_cosine(cosine)

@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
+from pipeline.homes import without_tilde
+
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _MEMBER, _QUOTED, _BETWEEN = "tar://", "tar-uri://", "::"
 
@@ -32,7 +34,7 @@ def whole_path(given: str) -> str:
 
     Only where it goes up (..) are links followed, for `link/..` is where the link leads.
     """
-    path = Path(given).expanduser()
+    path = without_tilde(given)
     return str(path.resolve() if ".." in path.parts else path.absolute())
 
 

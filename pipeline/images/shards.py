@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.errors import InputError
+from pipeline.homes import without_tilde
 from pipeline.images.folders import Columns, in_range
 from pipeline.images.objects import below, describe, size_and_time
 from pipeline.images.paths import is_url, local_path, path_text, whole_path
@@ -28,7 +29,7 @@ def names_tars(source: str) -> bool:
     Raises:
         InputError: it means tars that are compressed.
     """
-    local = None if is_url(source) else Path(local_path(source)).expanduser()
+    local = None if is_url(source) else without_tilde(local_path(source))
     if local is not None and local.is_dir():
         return False
     if _COMPRESSED.search(source):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
+from pipeline.homes import without_tilde
 from pipeline.images.paths import is_url, local_path, name_of, path_text, whole_path
 from pipeline.label_set import LabelSet, normal_word
 from pipeline.store import Store
@@ -37,7 +38,7 @@ def read_truth(store: Store, given: str, label_set: LabelSet) -> Truth:
     Raises:
         InputError: nothing there, a column is missing, or no image of the store is covered.
     """
-    location = Path(given).expanduser()
+    location = without_tilde(given)
     absent = 0
     if location.is_dir() or is_url(given):
         said = _from_folders(store, given, label_set)
@@ -79,7 +80,7 @@ def truth_state(given: str) -> str:
     Raises:
         InputError: nothing there, or the file cannot be read.
     """
-    location = Path(given).expanduser()
+    location = without_tilde(given)
     if is_url(given):
         return given
     if location.is_dir():

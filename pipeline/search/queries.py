@@ -6,7 +6,7 @@ Shapes: T terms of a query, D embedding dimensions, S images of a sample.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -59,6 +59,10 @@ class Filters:
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:
                 raise ValueError(f"{name} must have a time zone, got {moment}")
+            try:
+                _ = moment and moment.astimezone(UTC)
+            except OverflowError:
+                raise InputError(f"{name} {moment}: lies outside the years 1 to 9999") from None
 
 
 NO_FILTERS = Filters()
@@ -110,9 +114,10 @@ def combine(terms: Sequence[Term], moments: Moments) -> Combination:
     Raises:
         InputError: no term has a weight above 0, or the terms cancel one another out.
     """
-    weights = np.array([term.weight for term in terms])
+    weights = np.array([term.weight for term in terms], np.float64)
     if not (weights > 0).any():
         raise InputError("a query needs a text, an image or an id to look for: of a weight above 0")
+    weights /= np.abs(weights).max()  # only their ratios count; sums of huge ones are infinite
     vectors = np.stack([term.vector for term in terms]).astype(np.float64)
     variance = ((vectors @ moments.covariance) * vectors).sum(axis=1)
     spread = np.sqrt(np.maximum(variance, 0))

@@ -80,7 +80,7 @@ def read_requests(file: Path) -> list[Request]:
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = list(_csv_rows(lines) if file.suffix.lower() == ".csv" else _json_rows(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, InputError) as error:
         raise InputError(f"queries {file}: cannot be read: {error}") from error
     if not rows:
         raise InputError(f"queries {file}: holds no row")
@@ -110,6 +110,9 @@ def require_no_faults(file: Path, faults: dict[int, str], rows: int) -> None:
 
 def _csv_rows(lines: Iterable[str]) -> Iterable[tuple[int, object]]:
     reader = csv.DictReader(lines)
+    names = [name.strip() for name in reader.fieldnames or ()]
+    if len(set(names)) < len(names):
+        raise InputError(f"two columns have one name: {', '.join(names)}")
     for row in reader:
         if None in row:
             yield reader.line_num, "has more cells than there are column names"

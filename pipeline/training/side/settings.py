@@ -2,9 +2,9 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from pipeline.captions import current_captions
+from pipeline.homes import without_tilde
 from pipeline.identity import digest
 from pipeline.store import Store
 
@@ -41,7 +41,7 @@ def side_state(store: Store, side: SideSettings) -> str:
 def _content(file: str) -> str | None:
     """Return the SHA-256 of a file; None when there is none, which training then tells of."""
     try:
-        with Path(file).expanduser().open("rb") as data:
+        with without_tilde(file).open("rb") as data:
             return hashlib.file_digest(data, "sha256").hexdigest()
     except OSError:
         return None

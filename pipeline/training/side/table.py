@@ -4,7 +4,6 @@ Shapes: N images.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,6 +12,7 @@ from polars.exceptions import PolarsError
 from pipeline.arrays import Ints
 from pipeline.catalog import current_files
 from pipeline.errors import InputError
+from pipeline.homes import without_tilde
 from pipeline.images.paths import name_of, path_text, whole_path
 from pipeline.store import Store
 
@@ -30,7 +30,7 @@ def read_table(what: str, file: str, needed: Sequence[str] = ()) -> pl.DataFrame
     Raises:
         InputError: it cannot be read, or a column is missing.
     """
-    path = Path(file).expanduser()
+    path = without_tilde(file)
     kind = "Parquet" if path.suffix.casefold() in (".parquet", ".pq") else "CSV"
     try:
         data = path.read_bytes()
