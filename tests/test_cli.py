@@ -191,7 +191,7 @@ def test_a_store_is_checked_and_its_parts_are_merged(command: Command, tmp_path:
     command("run", kiwi, *options(tmp_path), *few)
     at = ("--store", str(tmp_path / "store"))
     merged = command.json("compact", *at, "--part-rows", "10")
-    assert merged == {"before": 9, "after": 6, "rows": 30}
+    assert merged == {"before": 12, "after": 8, "rows": 40}
     found = command.json("verify", *at)
     assert (found["images"], found["lost"], found["faults"]) == (12, 0, [])
     assert command("verify", "--store", "nowhere").code == 2

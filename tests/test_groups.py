@@ -201,4 +201,4 @@ def test_the_table_for_a_person(store: Store) -> None:
     assert run.exit_code == 0, run.exception
     assert "2 groups of near-duplicates (cosine 0.97 and above) with 5 of 6 images" in text
     assert "of the true pairs of a sample 100.0 % are found" in text
-    assert "most pixels" in text and "Exact duplicates: 1 images under several paths" in text
+    assert "most pixels" in text and "Exact duplicates: 1 image under several paths" in text

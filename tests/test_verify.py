@@ -38,6 +38,8 @@ KINDS = [
     "runs/*/summary.json",
     "runs/*/contact-sheet.png",
     "labels/*/*/run.json",
+    "neighbours/*/*.parquet",
+    "neighbours/*/recall.json",
 ]
 # Told to people and monitors; nothing is made of them.
 TOLD = [

@@ -142,7 +142,8 @@ def _show(found: "Groups", cosine: float, limit: int) -> None:
         paths = table("paths", "the same bytes", right=("paths",))
         for names in found.copies["paths"].head(limit):
             paths.add_row(str(len(names)), "\n".join(names))
-        show(f"Exact duplicates: {len(found.copies)} images under several paths", paths)
+        images = "1 image" if len(found.copies) == 1 else f"{len(found.copies)} images"
+        show(f"Exact duplicates: {images} under several paths", paths)
 
 
 def _draw(config: "Config", found: "Groups", cosine: float, sheet: Path, limit: int) -> None:

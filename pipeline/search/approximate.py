@@ -105,9 +105,14 @@ def _empty(choice: Choice, dimension: int, vectors: int) -> faiss.Index:
         graph.hnsw.efConstruction = _CONSTRUCTION
         return faiss.IndexIDMap(graph)
     coarse, number = faiss.IndexFlatIP(dimension), cells(vectors, dimension)
+    index: Any
     if choice.kind == "ivf-sq8":
-        return faiss.IndexIVFScalarQuantizer(coarse, dimension, number, byte, metric)
-    return faiss.IndexIVFPQ(coarse, dimension, number, choice.code_bytes, 8, metric)
+        index = faiss.IndexIVFScalarQuantizer(coarse, dimension, number, byte, metric)
+    else:
+        index = faiss.IndexIVFPQ(coarse, dimension, number, choice.code_bytes, 8, metric)
+        index.pq.cp.min_points_per_centroid = 1
+    index.cp.min_points_per_centroid = 1  # fewer make FAISS print a warning for each code book
+    return index
 
 
 def _rows_in(index: faiss.Index) -> Ints:
