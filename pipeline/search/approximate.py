@@ -112,7 +112,8 @@ def _empty(choice: Choice, dimension: int, vectors: int) -> faiss.Index:
         index = faiss.IndexIVFPQ(coarse, dimension, number, choice.code_bytes, 8, metric)
         index.pq.cp.min_points_per_centroid = 1
     index.cp.min_points_per_centroid = 1  # fewer make FAISS print a warning for each code book
-    return index
+    made: faiss.Index = index
+    return made
 
 
 def _rows_in(index: faiss.Index) -> Ints:
