@@ -7,7 +7,9 @@ import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from flows import metrics, reporting, stages, training
 from flows.circumstances import Circumstances, circumstances, started
@@ -40,8 +42,8 @@ logger = logging.getLogger(__name__)
 class Options:
     """What the caller of a single run may ask for beside the config."""
 
-    retry_failed: bool = False
-    wait: bool = False  # for another writer to finish
+    retry_failed: Annotated[bool, Field(description="try unreadable files again")] = False
+    wait: Annotated[bool, Field(description="for another writer to finish")] = False
 
 
 DEFAULT_OPTIONS = Options()

@@ -230,6 +230,12 @@ class RunConfig(Section):
     """Where and in which portions the work is done."""
 
     engine: Literal["local"] = Field("local", description="local")
+    store_url: str = Field(
+        "",
+        pattern=r"^$|^https?://[^\s<>\"'\\]+$",
+        description="where the store is served over HTTP, such as https://nas/store: links to its "
+        "pages begin so; empty: nowhere",
+    )
     shard_rows: int = Field(8192, ge=1, description="images per task and per part")
     part_rows: int = Field(65_536, ge=1, description="rows of a part that `compact` makes, at most")
     compact_after: int = Field(

@@ -138,6 +138,7 @@ class DemoRun:
 
     folder: Path
     output: str
+    notes: str  # on standard error
 
     @property
     def store(self) -> Path:
@@ -151,4 +152,4 @@ def prefect_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     folder = tmp_path_factory.mktemp("prefect")
     run = pseudolabel("demo", cwd=folder, PREFECT_HOME=str(folder / "prefect-home"))
     assert run.returncode == 0, run.stderr
-    return DemoRun(folder, run.stdout)
+    return DemoRun(folder, run.stdout, run.stderr)

@@ -41,6 +41,7 @@ HOMES = {
         "pipeline.label_set",
         "pipeline.notice",
         "pipeline.validation",
+        "flows.drop",
         "flows.schedule",
         "flows.api",
     ],

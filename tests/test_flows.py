@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -54,6 +55,18 @@ def test_the_demo_shows_a_person_what_it_did(prefect_demo: DemoRun) -> None:
     with Image.open(sheet) as image:
         assert image.format == "PNG"
         assert image.height > 20 * 100  # a row per class
+
+
+def test_prefect_remembers_what_the_demo_did(prefect_demo: DemoRun) -> None:
+    with sqlite3.connect(prefect_demo.folder / "prefect-home/prefect.db") as database:
+        names = [name for (name,) in database.execute("SELECT name FROM flow_run")]
+        left = dict(database.execute("SELECT type, data FROM artifact"))
+        log = [line for (line,) in database.execute("SELECT message FROM log")]
+    assert "245 new into store demo-store, 2 unreadable" in names
+    assert {"progress", "table", "markdown", "image"} <= set(left)
+    assert "images embedded" in left["table"]
+    assert any(line.startswith("embed: 242 images embedded, 1 known already") for line in log)
+    assert "images embedded" not in prefect_demo.notes  # the bars are all a person need see
 
 
 def test_training_through_prefect_gives_the_head_that_the_run_gave(

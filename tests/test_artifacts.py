@@ -1,0 +1,210 @@
+"""What is told of a run in words: hostile names, sentences, names of runs; a small sheet."""
+
+import logging
+import shutil
+import sys
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt  # rich brings it
+from PIL import Image
+
+from flows import run_names, sentences
+from flows.artifacts import drop_table, drop_words, escaped
+from flows.drop import DropSummary
+from flows.run_names import shown, store_key
+from pipeline.clip.embed import EmbedSummary
+from pipeline.compaction import CompactSummary
+from pipeline.images.scan import ScanSummary
+from pipeline.labels.labelling import LabelSummary
+from pipeline.reports.contact_sheet import THUMB, Row, draw_sheet
+from pipeline.reports.small_sheet import SCALE, small_sheet
+from pipeline.search.index import IndexSummary
+from pipeline.training.selection import SelectSummary
+from tests.conftest import DATA, demo_config, run_plain
+
+GFM = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+HOSTILE = "<img src=x onerror=alert(1)>|`a`**b**[c](http://d)\n# e.jpg"
+SCAN = ScanSummary("r", listed=9, new=0, changed=0, gone=0, waiting=0, unopenable=0, shards=0)
+
+
+def text_of(markdown: str) -> tuple[set[str], str]:
+    """Read Markdown as another program does: the kinds of what it holds, and its text."""
+    kinds, text = set(), ""
+    for block in GFM.parse(markdown):
+        kinds.add(block.type)
+        for part in block.children or []:
+            kinds.add(part.type)
+            text += part.content
+    return kinds, text
+
+
+@given(st.text(max_size=60))
+def test_whatever_a_name_holds_is_shown_as_it_is(name: str) -> None:
+    kinds, text = text_of(f"x {escaped(name)} x")
+    assert kinds == {"paragraph_open", "inline", "text", "paragraph_close"} | (
+        {"text_special"} & kinds
+    )
+    assert text.split() == f"x {shown(name)} x".split()
+
+
+@given(st.text(max_size=60))
+def test_a_name_stays_within_its_cell(name: str) -> None:
+    html = GFM.render(f"| a | b |\n|---|---|\n| {escaped(name)} | 7 |\n")
+    assert html.count("<td>") == 2
+    assert "<td>7</td>" in html
+
+
+def test_the_hostile_name_would_do_harm_as_it_is() -> None:
+    kinds, _ = text_of(HOSTILE)
+    assert {"html_inline", "code_inline", "strong_open", "link_open", "heading_open"} <= kinds
+
+
+def test_what_is_no_text_and_what_is_long_can_be_sent() -> None:
+    escaped("a\udcff.jpg" * 1000).encode()
+    assert len(shown(escaped("." * 5000))) < 1000
+
+
+def test_a_key_is_of_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = ("store", "other/store", "s3://a/store", "s3://b/store", "été 1", "/")
+    keys = [store_key(place) for place in places]
+    assert len(set(keys)) == len(places)
+    assert store_key(str(tmp_path / "store")) == store_key("./store/") == keys[0]
+    assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("scan", "embed", "label", "name"),
+    [
+        ({"new": 12, "changed": 3}, {}, None, "12 new, 3 changed into store photos"),
+        ({"gone": 1, "unopenable": 2}, {"unreadable": 1}, None, "1 gone into store photos, 3"),
+        ({}, {}, None, "nothing new for store photos"),
+        ({"waiting": 4}, {}, None, "nothing new for store photos, 4 waiting"),
+        ({}, {}, LabelSummary("t", 7, 0, 0), "7 images labelled anew in store photos"),
+    ],
+)
+def test_a_run_is_named_by_what_it_did(
+    scan: dict[str, int], embed: dict[str, int], label: LabelSummary | None, name: str
+) -> None:
+    config = demo_config(Path("/data/photos"))
+    drop = DropSummary("r", replace(SCAN, **scan), EmbedSummary(**embed), label=label)
+    assert run_names.of_drop(config, drop).startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "summary", "said"),
+    [
+        (
+            "scan",
+            replace(SCAN, new=5, changed=1, gone=2, waiting=3, unopenable=4),
+            "scan: 9 files in the sources: 5 new, 1 changed, 2 gone, 3 too young: they wait for "
+            "the next run, 4 that cannot be opened",
+        ),
+        (
+            "embed",
+            EmbedSummary(files=9, embedded=5, known=2, unreadable=1, ignored=1),
+            "embed: 5 images embedded, 2 known already, 1 unreadable, 1 no images",
+        ),
+        ("index", IndexSummary(7, 5), "index: 7 vectors, 5 of them added now"),
+        ("neighbours", 7, "neighbours: searched of 7 images"),
+        ("encode labels", 20, "encode labels: 20 classes"),
+        (
+            "label",
+            LabelSummary("t", 7, 2, 1),
+            "label: 7 images labelled, 2 of them abstained, 1 changed by refinement",
+        ),
+        (
+            "select",
+            SelectSummary(5, 4, 1, 0, {"unsure": 2}, []),
+            "select: 5 images kept: 4 to train on, 1 to tell when to stop; 0 are held out for "
+            "testing; left out: 2 unsure",
+        ),
+        (
+            "compact",
+            CompactSummary(70, 2, 8000),
+            "compact: 70 parts are 2 now, 8000 rows were written again",
+        ),
+        ("something else", 3, "something else: 3"),
+    ],
+)
+def test_a_step_is_told_in_a_sentence(name: str, summary: object, said: str) -> None:
+    assert sentences.of_step(name, summary) == said
+
+
+def test_a_plain_run_is_told_in_sentences_and_without_prefect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table and the words are of a real run, with names that mean harm."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "prefect"] + ["prefect"]:
+        monkeypatch.setitem(sys.modules, name, None)  # to import it fails
+    caplog.set_level(logging.INFO, "flows")
+    source = tmp_path / "in"
+    source.mkdir()
+    for kind in ("kiwi", "pear"):
+        for number in (1, 2, 3):
+            shutil.copy(DATA / f"images/food/{kind}/{kind}-0{number}.jpg", source)
+    (source / "kiwi-01.jpg").rename(source / "<img src=x onerror=alert(1)>|`.jpg")
+    (source / "`bad`|<b>.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    config = demo_config(
+        tmp_path / "st|ore",
+        sources=[str(source)],
+        labels={"label_set": "kiwi,</script><script>|`pear"},
+    )
+    drop = run_plain(config)
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("embed: 6 images embedded, 0 known") for line in lines)
+    assert any(line.startswith("report: ") and "report.html" in line for line in lines)
+    assert any(line.startswith("train: ") and "Summary(" not in line for line in lines)
+    assert not any("Summary(" in line for line in lines)
+
+    rows = {(row["what"], row["more"]): row["number"] for row in drop_table(config, drop)}
+    numbers = {str(what): number for (what, _), number in rows.items()}
+    assert numbers["files new"] == 7
+    assert numbers["images embedded"] == 6
+    assert numbers["files unreadable"] == 1
+    assert numbers["images labelled"] == 6
+    assert {"images selected", "samples trained on"} <= set(numbers)
+    for _, more in rows:
+        kinds, _ = text_of(f"x {more}")
+        assert kinds <= {"paragraph_open", "inline", "text", "text_special", "paragraph_close"}
+
+    words = drop_words(config, drop)
+    kinds, text = text_of(words)
+    assert drop.report is not None
+    assert str(Path(config.store).resolve() / drop.report.page) in text
+    assert not kinds & {"link_open", "html_inline", "html_block", "code_inline"}
+    run = config.run.model_copy(update={"store_url": "https://nas/a%20b/"})
+    _, html = text_of(""), GFM.render(drop_words(config.model_copy(update={"run": run}), drop))
+    assert f'<a href="https://nas/a%20b/{drop.report.page}">' in html
+
+
+def test_a_small_sheet_shows_the_first_rows_whole() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (THUMB, THUMB, 3), dtype=np.uint8)
+    pictures = {"a": Image.fromarray(noise)}
+    rows = [Row(f"class {n}", 10, [("a", 0.9)] * 5, [("a", 0.1)] * 5) for n in range(60)]
+    file = BytesIO()
+    whole = draw_sheet(rows, "a sheet", 5, pictures)
+    whole.save(file, "PNG")
+    small = small_sheet(file.getvalue(), at_most=100_000)
+    assert small is not None
+    assert len(small.content) <= 100_000
+    assert 1 <= small.rows < small.of == 60
+    with Image.open(BytesIO(small.content)) as opened:
+        assert opened.format == "WEBP"
+        assert opened.width == round(whole.width * SCALE)
+        cut = whole.crop((0, 0, whole.width, round(opened.height / SCALE))).convert("RGB")
+        theirs = np.asarray(cut.resize(opened.size), np.float32)
+        assert np.abs(np.asarray(opened, np.float32) - theirs).mean() < 30  # noise, by WebP
+    assert small_sheet(file.getvalue(), at_most=500) is None
+    few = BytesIO()
+    draw_sheet(rows[:2], "a sheet", 5, {}).save(few, "PNG")
+    small = small_sheet(few.getvalue(), at_most=100_000)
+    assert small is not None
+    assert (small.rows, small.of) == (2, 2)
