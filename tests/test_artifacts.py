@@ -154,7 +154,7 @@ def test_a_plain_run_is_told_in_sentences_and_without_prefect(
     config = demo_config(
         tmp_path / "st|ore",
         sources=[str(source)],
-        labels={"label_set": "kiwi,</script><script>|`pear"},
+        labels={"label_set": "kiwi,pear,</script><script>|`x"},
     )
     drop = run_plain(config)
     lines = [record.getMessage() for record in caplog.records]

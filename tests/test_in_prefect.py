@@ -62,7 +62,7 @@ def config(tmp_path: Path) -> Config:
     shutil.copy(DATA / "images/food/kiwi/kiwi-01.jpg", source / HOSTILE)
     shutil.copy(DATA / "images/food/pear/pear-01.jpg", source)
     (source / "`bad`|.jpg").write_bytes(b"\xff\xd8\xff no picture")
-    labels = {"label_set": "kiwi,</script><script>|`pear"}
+    labels = {"label_set": "kiwi,pear,</script><script>|`x"}
     return demo_config(tmp_path / "photos", sources=[str(source)], labels=labels)
 
 
