@@ -161,9 +161,9 @@ def _log_sent(run: UUID) -> Iterator[None]:
     """Send what the stages say, from whatever thread, to the log of a flow run."""
     handler = APILogHandler()
 
-    def attributed(record: logging.LogRecord) -> logging.LogRecord:
+    def attributed(record: logging.LogRecord) -> bool:
         record.flow_run_id = str(run)  # the threads of a stage know of no flow
-        return record
+        return True
 
     handler.addFilter(attributed)
     loggers = [logging.getLogger(name) for name in _LOGGERS]

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect  # Prefect brings it
+from websockets.sync.client import connect  # Prefect brings it
+from websockets.sync.connection import Connection
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
@@ -32,7 +33,7 @@ class Visit:
 class Browser:
     """One tab."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: Connection) -> None:
         self._socket, self._number, self._events = socket, 0, list[dict[str, Any]]()
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.ask(f"{domain}.enable")

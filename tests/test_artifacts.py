@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_a_key_is_of_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_a_run_is_named_by_what_it_did(
-    scan: dict[str, int], embed: dict[str, int], label: LabelSummary | None, name: str
+    scan: dict[str, Any], embed: dict[str, Any], label: LabelSummary | None, name: str
 ) -> None:
     config = demo_config(Path("/data/photos"))
     drop = DropSummary("r", replace(SCAN, **scan), EmbedSummary(**embed), label=label)

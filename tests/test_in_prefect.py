@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import Artifact
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 from prefect.testing.utilities import prefect_test_harness
 
@@ -236,7 +237,9 @@ def test_a_stage_that_is_broken_off_is_not_shown_as_done() -> None:
 
 
 def test_parameters_are_the_knobs_and_a_bad_one_is_refused(server: SyncPrefectClient) -> None:
-    label_images.to_deployment("tests").apply()
+    wanted = label_images.to_deployment("tests")
+    assert isinstance(wanted, RunnerDeployment)
+    wanted.apply()
     deployment = server.read_deployment_by_name("label-images/tests")
     schema = deployment.parameter_openapi_schema
     assert schema is not None

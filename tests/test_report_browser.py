@@ -27,7 +27,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def test_the_page_asks_for_nothing_runs_nothing_and_its_links_lead_somewhere(
     browser: Browser, tmp_path: Path
 ) -> None:
-    named = "<img src=x onerror=alert(1)>"
+    named = "<img src=x onerror=alert(1)>.jpg"
     images = {draw(tmp_path / HOSTILE, "red"): axis(0), draw(tmp_path / named, "blue"): axis(1)}
     bad = tmp_path / "</title><script>alert(2)</script>.png"
     store = make_store(tmp_path / "store", images, unreadable={bad: "<svg/onload=alert(3)>"})
