@@ -49,8 +49,10 @@ def test_the_page_asks_for_nothing_runs_nothing_and_its_links_lead_somewhere(
     lost = [link for link in links if not browser.value_of(f"!!document.querySelector('{link}')")]
     assert lost == []
     text = browser.value_of("document.body.innerText")
-    for said in (LABEL, named, "<script>alert(7)</script>"):
+    for said in (LABEL, bad.name, "<script>alert(7)</script>"):
         assert said in text
+    titles = browser.value_of("[...document.images].map(image => image.title)")
+    assert any(title.endswith(named) for title in titles)
 
 
 def test_a_page_that_does_what_it_must_not_would_be_seen(browser: Browser, tmp_path: Path) -> None:
