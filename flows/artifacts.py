@@ -18,18 +18,20 @@ from pipeline.store import Store
 
 Row = dict[str, str | int]
 _SPECIAL = re.compile(r"([!-/:-@\[-`{-~])")  # all that may begin or end Markdown
+_COMMAND = re.compile(r"\\`([\w ]+)\\`")  # between backticks that were escaped
 _KINDS = 5  # of failures that are told of
 _LONGEST = 300  # characters of what is told of one thing
+_PATH = 4096  # characters that a path may have
 
 
-def escaped(text: object) -> str:
-    r"""Return any text as Markdown that shows just this text, on one line.
+def escaped(text: object, longest: int = _LONGEST) -> str:
+    r"""Return any text as Markdown that shows just this text, on one line, cut off if too long.
 
     >>> print(escaped("<b>|`x`"))
     \<b\>\|\`x\`
     """
     told = shown(str(text))
-    told = told if len(told) <= _LONGEST else f"{told[: _LONGEST - 1]}…"
+    told = told if len(told) <= longest else f"{told[: longest - 1]}…"
     return _SPECIAL.sub(r"\\\1", told)
 
 
@@ -46,7 +48,7 @@ def drop_words(config: Config, drop: DropSummary) -> str:
     if report is None:
         return ""
     lines = [f"### {escaped(report.headline)}", ""]
-    lines += [f"- {escaped(point)}" for point in report.points]
+    lines += ["- " + _COMMAND.sub(r"`\1`", escaped(point)) for point in report.points]
     lines += ["", f"Report: {_place(config, report.page)}"]
     if report.contact_sheet:
         lines += ["", f"Contact sheet: {_place(config, report.contact_sheet)}"]
@@ -83,7 +85,7 @@ def _made(drop: DropSummary) -> Iterator[tuple[str, int, str]]:
         given = label.labelled - label.abstained
         more = f"{label.flipped} changed by similar images" if label.flipped else ""
         yield "images labelled", given, more
-        yield "images abstained", label.abstained, "labelled by nothing that is sure enough"
+        yield "images without a label", label.abstained, "the model abstained"
     if (select := drop.select) is not None:
         parts = f"{select.train} to train on, {select.valid} to tell when to stop"
         yield "images selected", select.kept, f"of the whole store: {parts}"
@@ -104,7 +106,7 @@ def _place(config: Config, file: str) -> str:
     """Return where a file of the store lies: a link where the store is served, else its path."""
     if url := config.run.store_url:
         link = f"{url.rstrip('/')}/{quote(file)}"
-        return f"[{escaped(link)}](<{link}>)"
+        return f"[{escaped(link, _PATH)}](<{link}>)"
     store = open_store(config.store)
     place = store.local.resolve() / file if store.local else f"{store.location}/{file}"
-    return escaped(place)
+    return escaped(place, _PATH)

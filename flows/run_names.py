@@ -42,11 +42,13 @@ def store_key(location: str) -> str:
 def of_drop(config: Config, drop: DropSummary) -> str:
     """Return what a drop brought, or what was made anew without one."""
     scan, store = drop.scan, f"store {store_name(config.store)}"
-    numbers = {"new": scan.new, "changed": scan.changed, "gone": scan.gone}
-    came = ", ".join(f"{count} {what}" for what, count in numbers.items() if count)
-    failed = drop.embed.unreadable + scan.unopenable
+    came = ", ".join(_nonzero({"new": scan.new, "changed": scan.changed}))
     if came:
-        return f"{came} into {store}" + (f", {failed} unreadable" if failed else "")
+        failed = drop.embed.unreadable + scan.unopenable
+        more = _nonzero({"gone": scan.gone, "unreadable": failed})
+        return ", ".join([f"{came} into {store}", *more])
+    if scan.gone:
+        return f"{scan.gone} gone from {store}"
     if drop.label is not None and drop.label.labelled:
         return f"{drop.label.labelled} images labelled anew in {store}"
     if drop.report is not None:
@@ -69,6 +71,10 @@ def of_captions(config: Config, done: "CaptionSummary") -> str:
 def of_training(config: Config, train: "TrainSummary") -> str:
     """Return which head was trained on how much."""
     return f"{train.kind} trained on {train.train} images of store {store_name(config.store)}"
+
+
+def _nonzero(numbers: dict[str, int]) -> list[str]:
+    return [f"{number} {what}" for what, number in numbers.items() if number]
 
 
 def shown(name: str) -> str:
