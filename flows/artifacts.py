@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flows.drop import DropSummary
+from flows.prefect_progress import rate
 from flows.run_names import shown
 from flows.sentences import counted, of_training
 from pipeline.config import Config
@@ -17,7 +18,10 @@ from pipeline.opening import open_store
 from pipeline.store import Store
 
 Row = dict[str, str | int]
-_SPECIAL = re.compile(r"([!-/:-@\[-`{-~])")  # all that may begin or end Markdown
+# What Markdown, autolinks of GitHub's kind among it, would read as more than text: anywhere, and at
+# the beginning. No more than that is escaped, for Prefect's second UI shows cells as they are.
+_SPECIAL = re.compile(r"[\\`*_\[\]<>&|~@]|(?<=www)\.|:(?=//)", re.IGNORECASE)
+_FIRST = re.compile(r"^(\d*)([#+\-.)])")
 _COMMAND = re.compile(r"\\`([\w ]+)\\`")  # between backticks that were escaped
 _KINDS = 5  # of failures that are told of
 _LONGEST = 300  # characters of what is told of one thing
@@ -29,10 +33,12 @@ def escaped(text: object, longest: int = _LONGEST) -> str:
 
     >>> print(escaped("<b>|`x`"))
     \<b\>\|\`x\`
+    >>> print(escaped("1. a - b: http://c"))
+    1\. a - b: http\://c
     """
-    told = shown(str(text))
+    told = shown(str(text)).strip()
     told = told if len(told) <= longest else f"{told[: longest - 1]}…"
-    return _SPECIAL.sub(r"\\\1", told)
+    return _FIRST.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", told))
 
 
 def drop_table(config: Config, drop: DropSummary) -> list[Row]:
@@ -99,7 +105,7 @@ def _made(drop: DropSummary) -> Iterator[tuple[str, int, str]]:
 
 def _rate(drop: DropSummary) -> str:
     took = drop.seconds.get("embed", 0.0)
-    return f"{drop.embed.embedded / took:.0f} images/s" if drop.embed.embedded and took else ""
+    return rate(drop.embed.embedded, took) if drop.embed.embedded and took else ""
 
 
 def _place(config: Config, file: str) -> str:

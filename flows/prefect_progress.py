@@ -45,7 +45,7 @@ class _Bar:
         if self.failed:
             said += f", {self.failed:,} unreadable"
         if self.done:
-            said += f", {self.done / took:.0f} images/s"
+            said += f", {rate(self.done, took)}"
         if self.ended or not self.done:
             return said
         left = took / self.done * max(self.total - self.done, 0)
@@ -122,6 +122,16 @@ class PrefectProgress:
             heard = self._tell_one(bar.stage.replace(" ", "-"), bar.artifact, percent, words)
             if heard is not None:
                 bar.artifact, bar.told = heard, now
+
+
+def rate(images: int, seconds: float) -> str:
+    """Return how fast that was.
+
+    >>> rate(3, 4), rate(2000, 4)
+    ('0.8 images/s', '500 images/s')
+    """
+    found = images / seconds
+    return f"{found:.0f} images/s" if found >= 10 else f"{found:.1f} images/s"
 
 
 def _span(seconds: float) -> str:
