@@ -242,7 +242,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> str:
 def test_a_small_drop_is_searched_beside_and_a_larger_one_added(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store = new_store(tmp_path / "s")
     asked = IndexSettings(kind=kind, memory_mb=1)  # type: ignore[arg-type]
     put(store, "a", clustered(1000, 1))
@@ -277,7 +277,7 @@ def seen(store: Store, name: str, ids: list[str], status: str) -> None:
 def test_tombstones_make_it_train_again_without_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store, asked = new_store(tmp_path / "s"), IndexSettings("ivf-sq8", 1)
     ids = put(store, "a", clustered(1000, 1))
     seen(store, "a", ids, "ok")
@@ -298,7 +298,7 @@ def test_tombstones_make_it_train_again_without_them(
 
 
 def test_growth_makes_it_train_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store, asked = new_store(tmp_path / "s"), IndexSettings("ivf-sq8", 1)
     put(store, "a", clustered(300, 1))
     update_index(store, asked)
@@ -312,7 +312,7 @@ def test_recall_that_drifts_is_tuned_again_or_trained_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of another kind than those it was trained on."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store, asked = new_store(tmp_path / "s"), IndexSettings("ivf-sq8", 1)
     put(store, "a", clustered(1000, 1))
     update_index(store, asked)

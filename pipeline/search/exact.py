@@ -151,11 +151,26 @@ class Best:
         return Neighbours(rows, np.pad(cosines, short, constant_values=-np.inf))
 
 
-def _product(queries: Floats, rows: Ints, vectors: Floats, k: int) -> tuple[Ints, Floats]:
-    # FAISS's own default takes the matrix product for very many queries only.
+def nearest_of(queries: Floats, vectors: Floats, k: int) -> tuple[Floats, Ints]:
+    """Find the K nearest of some vectors by a matrix product.
+
+    Args:
+        queries: (Q, D).
+        vectors: (n, D).
+        k: at most n.
+
+    Returns:
+        (Q, K) cosines, nearest first, and (Q, K) places among the vectors.
+    """
+    # FAISS's own default takes the matrix product for very many queries only. The setting is the
+    # process's: set everywhere, so that the last bits do not depend on what ran before.
     faiss.cvar.distance_compute_blas_threshold = 1
-    some = min(k, len(rows))
-    cosines, places = faiss.knn(queries, vectors, some, metric=faiss.METRIC_INNER_PRODUCT)
+    cosines, places = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return cosines, places
+
+
+def _product(queries: Floats, rows: Ints, vectors: Floats, k: int) -> tuple[Ints, Floats]:
+    cosines, places = nearest_of(queries, vectors, min(k, len(rows)))
     return np.where(places < 0, -1, rows[places]), cosines
 
 
