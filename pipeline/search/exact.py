@@ -73,13 +73,15 @@ class ExactRows:
         rows = np.asarray(rows, np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows are 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
-        found = np.empty((len(rows), self.dimension), np.float32)
+        if not len(rows):
+            return np.empty((0, self.dimension), np.float32)
+        codes = np.empty((len(rows), 2 * self.dimension), np.uint8)
         ends = np.cumsum([len(segment) for segment in self.segments])
         homes = np.searchsorted(ends, rows, side="right")
         for home in np.unique(homes).tolist():
             here, segment = np.flatnonzero(homes == home), self.segments[home]
-            codes = segment.codes[rows[here] - ends[home] + len(segment)]
-            found[here] = segment.index.sa_decode(codes)  # much faster than NumPy's halves
+            codes[here] = segment.codes[rows[here] - ends[home] + len(segment)]
+        found: Floats = self.segments[0].index.sa_decode(codes)  # much faster than NumPy's halves
         return found
 
     def blocks(self, among: Bools | None = None) -> Iterator[tuple[Ints, Floats]]:
