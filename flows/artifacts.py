@@ -15,6 +15,7 @@ from flows.run_names import shown
 from flows.sentences import counted, of_training
 from pipeline.config import Config
 from pipeline.opening import open_store
+from pipeline.reports.contact_sheet import clipped
 from pipeline.store import Store
 
 Row = dict[str, str | int]
@@ -36,8 +37,7 @@ def escaped(text: object, longest: int = _LONGEST) -> str:
     >>> print(escaped("1. a - b: http://c"))
     1\. a - b: http\://c
     """
-    told = shown(str(text)).strip()
-    told = told if len(told) <= longest else f"{told[: longest - 1]}…"
+    told = clipped(shown(str(text)).strip(), longest)
     return _FIRST.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", told))
 
 
