@@ -28,12 +28,14 @@ from flows.prefect_progress import PrefectProgress
 from flows.progress import listener
 from pipeline.config import Config
 from pipeline.opening import open_store
+from pipeline.reports.contact_sheet import clipped
 
 R = TypeVar("R")
 
 PICTURE_BYTES = 140_000  # of the contact sheet: below 200 kB as text, for it lies in a database
 KEPT_PICTURES = 20  # of a store, for the same reason
 _LOGGERS = ("flows", "pipeline")
+_LONGEST = 500  # characters of why Prefect refused: it repeats what it was given
 _PATIENCE = 10.0  # seconds for an answer
 _SILENCE = 30.0  # seconds in which a server that did not answer is asked nothing
 
@@ -138,7 +140,8 @@ class Seen:
         except Exception as error:  # whatever it is, the run is what matters
             if isinstance(error, httpx.TransportError):
                 self._silent_until = time.monotonic() + _SILENCE
-            logger.warning("Prefect was not told %s: %s: %s", what, type(error).__name__, error)
+            said = clipped(f"{type(error).__name__}: {error}", _LONGEST)
+            logger.warning("Prefect was not told %s: %s", what, said)
             return None
 
 

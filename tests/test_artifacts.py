@@ -18,7 +18,9 @@ from PIL import Image
 from flows import run_names, sentences
 from flows.artifacts import drop_table, drop_words, escaped
 from flows.drop import DropSummary
+from flows.relabel import RelabelSummary
 from flows.run_names import shown, store_key
+from pipeline.clip.captioning import CaptionSummary
 from pipeline.clip.embed import EmbedSummary
 from pipeline.compaction import CompactSummary
 from pipeline.images.scan import ScanSummary
@@ -121,6 +123,18 @@ def test_a_run_is_named_by_what_it_did(
     assert run_names.of_drop(config, drop) == name
 
 
+def test_other_flows_are_named_by_what_they_did() -> None:
+    config = demo_config(Path("/data/photos"))
+    relabelled = RelabelSummary(LabelSummary("t", 7, 0, 0), 1.0, IndexSummary(7, 0))
+    assert run_names.of_relabelling(config, relabelled) == "7 images labelled anew in store photos"
+    done = CaptionSummary("t", "m", 5, 1, 2, {"cut off": 3}, 4, in_force=True)
+    assert run_names.of_captions(config, done) == "5 captions written in store photos, 4 left"
+    assert sentences.of_step("caption", done) == (
+        "caption: 5 images captioned, 2 had a caption; 1 captions are empty; 3 images could not be "
+        "read; 4 are left"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "summary", "said"),
     [
@@ -187,15 +201,16 @@ def test_a_plain_run_is_told_in_sentences_and_without_prefect(
     assert any(line.startswith("train: ") and "Summary(" not in line for line in lines)
     assert not any("Summary(" in line for line in lines)
 
-    rows = {(row["what"], row["more"]): row["number"] for row in drop_table(config, drop)}
-    numbers = {str(what): number for (what, _), number in rows.items()}
+    rows = drop_table(config, drop)
+    numbers = {row["what"]: row["number"] for row in rows}
+    assert len(numbers) == len(rows)
     assert numbers["files new"] == 7
     assert numbers["images embedded"] == 6
     assert numbers["files unreadable"] == 1
     assert numbers["images labelled"] == 6
     assert {"images selected", "samples trained on"} <= set(numbers)
-    for _, more in rows:
-        kinds, _ = text_of(more)
+    for row in rows:
+        kinds, _ = text_of(str(row["more"]))
         assert kinds <= PLAIN
 
     words = drop_words(config, drop)
