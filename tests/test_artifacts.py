@@ -23,6 +23,8 @@ from flows.run_names import shown, store_key
 from pipeline.clip.captioning import CaptionSummary
 from pipeline.clip.embed import EmbedSummary
 from pipeline.compaction import CompactSummary
+from pipeline.config import make_config
+from pipeline.errors import InputError
 from pipeline.images.scan import ScanSummary
 from pipeline.labels.labelling import LabelSummary
 from pipeline.reports.contact_sheet import THUMB, Row, draw_sheet
@@ -222,6 +224,12 @@ def test_a_plain_run_is_told_in_sentences_and_without_prefect(
     run = config.run.model_copy(update={"store_url": "https://nas/a%20b/"})
     html = GFM.render(drop_words(config.model_copy(update={"run": run}), drop))
     assert f'<a href="https://nas/a%20b/{drop.report.page}">' in html
+
+
+@pytest.mark.parametrize("url", ["nas/store", "javascript:alert(1)", "https://a b", "https://<x>"])
+def test_a_place_that_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match=r"run\.store_url"):
+        make_config({"run": {"store_url": url}})
 
 
 def test_a_small_sheet_shows_the_first_rows_whole() -> None:
