@@ -18,7 +18,7 @@ CHANGED = """
 store = "s"
 sources = ["a", "b/c"]
 scan = {settle_seconds = 0.5, decode_seconds = 2, max_pixels = 1000}
-run = {store_url = "https://nas/a", shard_rows = 1, part_rows = 2, compact_after = 5, decode_workers = 3}
+run = {store_url = "http://n", shard_rows = 1, part_rows = 2, compact_after = 5, decode_workers = 3}
 index = {kind = "ivf-pq", memory_mb = 7, recall = 0.5}
 [encoder]
 model = "local-dir:m"
