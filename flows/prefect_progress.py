@@ -49,7 +49,7 @@ class _Bar:
         if self.ended or not self.done:
             return said
         left = took / self.done * max(self.total - self.done, 0)
-        return f"{said}, some {_span(left)} left"
+        return f"{said}, about {_span(left)} left"
 
 
 class PrefectProgress:

@@ -170,7 +170,7 @@ def test_a_server_that_is_gone_is_asked_once(caplog: pytest.LogCaptureFixture) -
     for _ in range(100):
         told.rename("a name")
         assert told.progress("embed", None, 50.0, "half") is None
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
     assert caplog.text.count("Prefect was not told") == 1
 
 
@@ -218,7 +218,7 @@ def test_images_never_wait_for_prefect_and_it_is_told_seldom(
         began = time.monotonic()
         for _ in range(1000):
             progress.advance(1, 0)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5
         release.set()
 
 
