@@ -67,6 +67,7 @@ def _file_lock(root: Path, *, wait: bool) -> Iterator[None]:
         file.truncate(0)
         file.write(json.dumps(owner))
         file.flush()
+        os.fsync(file.fileno())  # workers on other hosts look whether it is still there
         yield
 
 
