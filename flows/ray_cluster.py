@@ -5,6 +5,8 @@ What Ray calls a node is a machine here, with so many CPU and GPU to give away.
 
 import logging
 import os
+import secrets
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,24 +61,21 @@ def cluster(address: str) -> Iterator[Any]:
         InputError: Ray is not installed, or no cluster answers.
     """
     require_ray()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if not address:  # nobody else can reach it; a real cluster's own setting stays
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     _require_answer(address)
-    import ray
-
-    if ray.is_initialized():
-        yield ray
-        return
-    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        try:
-            ray.init(**(_joining(address) if address else _own(folder)))
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise InputError(_silent(address, str(error))) from error
-        try:
+    with _environment(own=not address):
+        ray = _imported()
+        if ray.is_initialized():
             yield ray
-        finally:
-            ray.shutdown()
+            return
+        with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+            try:
+                ray.init(**(_joining(address) if address else _own(folder)))
+            except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
+                raise InputError(_silent(address, str(error))) from error
+            try:
+                yield ray
+            finally:
+                ray.shutdown()
 
 
 def machines_of(ray: Any) -> list[dict[str, float]]:
@@ -108,6 +107,35 @@ def share_of(asked: RunConfig, machines: Sequence[Mapping[str, float]]) -> Share
     workers = [max(1, int(m["GPU"] / gpus)) if gpus else 1 for m in able]
     shares = [max(1, m["CPU"] // count) for m, count in zip(able, workers, strict=True)]
     return Share(asked.num_cpus or min(shares), gpus)
+
+
+@contextmanager
+def _environment(*, own: bool) -> Iterator[None]:
+    """Set what Ray and all that it starts read; what the user has set stays.
+
+    Without a token of its own our cluster would obey everybody who has an account on this machine,
+    or Ray would leave a token in the user's home.
+    """
+    wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if own and "RAY_AUTH_MODE" not in os.environ:
+        wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def _imported() -> Any:
+    """Import Ray, which takes SIGTERM for itself; whoever had it before keeps it."""
+    before = signal.getsignal(signal.SIGTERM)
+    import ray
+
+    if before not in (signal.SIG_DFL, signal.getsignal(signal.SIGTERM)):
+        signal.signal(signal.SIGTERM, before)
+    return ray
 
 
 def _own(folder: str) -> dict[str, Any]:

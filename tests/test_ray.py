@@ -6,6 +6,7 @@ matrix product gives for a row may differ in its last bit with the rows beside i
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -26,15 +27,21 @@ from tests.conftest import demo_config, run_plain
 from tests.test_crash import ONE_BY_ONE, final_tables, require_equal
 
 IMAGES, SHARD = 2000, 100
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+# As a real cluster has it: who does not know the token may do nothing.
+SET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "OMP_NUM_THREADS": "1",
+}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def two_machines() -> Iterator[str]:
     """A cluster of two raylets with a core each; its address."""
-    before = {name: os.environ.get(name) for name in QUIET}
-    os.environ.update(QUIET)
+    before = {name: os.environ.get(name) for name in SET}
+    os.environ.update(SET)
     from ray.cluster_utils import Cluster  # type: ignore[import-not-found,unused-ignore]
 
     folder = tempfile.mkdtemp(prefix="ray-")  # a socket's path may have 107 letters
@@ -87,7 +94,7 @@ def start(config: Config, folder: Path, said: IO[str]) -> "subprocess.Popen[str]
     return subprocess.Popen(
         [str(Path(sys.executable).with_name("pseudolabel")), "run", "--plain", "--json"],
         cwd=folder,
-        env={**os.environ, **QUIET},
+        env={**os.environ, **SET},
         stdout=subprocess.PIPE,
         stderr=said,
         text=True,
