@@ -3,6 +3,7 @@
 What Ray calls a node is a machine here, with so many CPU and GPU to give away.
 """
 
+import io
 import logging
 import os
 import secrets
@@ -10,7 +11,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -19,6 +20,8 @@ from urllib.parse import urlsplit
 from pipeline.cores import cores
 from pipeline.errors import InputError
 from pipeline.sections import RunConfig
+
+logger = logging.getLogger(__name__)
 
 _PORT, _CLIENT_PORT = 6379, 10001  # Ray's own defaults
 _ANSWERS_WITHIN = 10.0  # seconds
@@ -39,6 +42,17 @@ class Share:
     def _fits(self, machine: Mapping[str, float]) -> int:
         by_cores = int(machine.get("CPU", 0) / self.cpus)
         return min(by_cores, int(machine.get("GPU", 0) / self.gpus)) if self.gpus else by_cores
+
+
+class _Overheard(io.TextIOBase):
+    """Takes what Ray's driver tells of dead workers: no setting keeps it from standard output,
+    where a summary in JSON is expected.
+    """
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            logger.info("Ray: %s", text.strip())
+        return len(text)
 
 
 def require_ray() -> None:
@@ -73,7 +87,8 @@ def cluster(address: str) -> Iterator[Any]:
             except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
                 raise InputError(_silent(address, str(error))) from error
             try:
-                yield ray
+                with redirect_stdout(_Overheard()):
+                    yield ray
             finally:
                 ray.shutdown()
 

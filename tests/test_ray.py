@@ -40,16 +40,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def two_machines() -> Iterator[str]:
     """A cluster of two raylets with a core each; its address."""
-    before = {name: os.environ.get(name) for name in SET}
-    os.environ.update(SET)
+    folder = tempfile.mkdtemp(prefix="ray-")  # a socket's path may have 107 letters
+    here = {**SET, "RAY_TMPDIR": folder}
+    before = {name: os.environ.get(name) for name in here}
+    os.environ.update(here)
     from ray.cluster_utils import Cluster  # type: ignore[import-not-found,unused-ignore]
 
-    folder = tempfile.mkdtemp(prefix="ray-")  # a socket's path may have 107 letters
     each = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
     cluster: Any = Cluster()
     try:
-        cluster.add_node(**each, _temp_dir=folder, node_ip_address="127.0.0.1")
-        cluster.add_node(**each, node_ip_address="127.0.0.1")
+        cluster.add_node(**each)
+        cluster.add_node(**each)
         cluster.wait_for_nodes()
         yield str(cluster.address)
     finally:
