@@ -10,7 +10,8 @@ import secrets
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -55,13 +56,14 @@ class _Overheard(io.TextIOBase):
         return len(text)
 
 
-def require_ray() -> None:
-    """Raise InputError where Ray is not installed."""
+def require_ray(address: str) -> None:
+    """Raise InputError where Ray is not installed, or nobody listens at an address."""
     if find_spec("ray") is None:
         raise InputError(
             'run.engine = "ray": Ray is not installed here; pip install "pseudolabel[ray]", or '
             'take run.engine = "local"'
         )
+    _require_answer(address)
 
 
 @contextmanager
@@ -74,10 +76,10 @@ def cluster(address: str) -> Iterator[Any]:
     Raises:
         InputError: Ray is not installed, or no cluster answers.
     """
-    require_ray()
-    _require_answer(address)
-    with _environment(own=not address):
-        ray = _imported()
+    require_ray(address)
+    with _environment(own=not address), _ending_in_order() as take_signals_back:
+        import ray
+
         if ray.is_initialized():
             yield ray
             return
@@ -86,6 +88,7 @@ def cluster(address: str) -> Iterator[Any]:
                 ray.init(**(_joining(address) if address else _own(folder)))
             except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
                 raise InputError(_silent(address, str(error))) from error
+            take_signals_back()
             try:
                 with redirect_stdout(_Overheard()):
                     yield ray
@@ -143,14 +146,26 @@ def _environment(*, own: bool) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _imported() -> Any:
-    """Import Ray, which takes SIGTERM for itself; whoever had it before keeps it."""
-    before = signal.getsignal(signal.SIGTERM)
-    import ray
+@contextmanager
+def _ending_in_order() -> Iterator[Callable[[], None]]:
+    """Yield what takes SIGTERM back from Ray, under whose hands the process would abort.
 
-    if before not in (signal.SIG_DFL, signal.getsignal(signal.SIGTERM)):
-        signal.signal(signal.SIGTERM, before)
-    return ray
+    Whoever handled it before does so again; where nobody did, the block is left, so that the
+    workers are dismissed.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def leave(number: int, frame: object) -> None:  # noqa: ARG001 - as `signal` calls it
+        raise SystemExit(128 + number)
+
+    def handle(handler: Any) -> None:
+        if threading.current_thread() is threading.main_thread():  # no other may
+            signal.signal(signal.SIGTERM, handler)
+
+    try:
+        yield lambda: handle(leave if before == signal.SIG_DFL else before)
+    finally:
+        handle(before)
 
 
 def _own(folder: str) -> dict[str, Any]:

@@ -132,8 +132,12 @@ class _Crew:
         for _ in range(len(self._hired), min(self._room, busy + len(self._left))):
             allowed = permit(self._store, self._run_id, self._number)
             self._number += 1
-            asked = {"config": self._config, "run_id": self._run_id, "permit": asdict(allowed)}
-            asked["cores"] = max(1, int(self._share.cpus))
+            asked = {
+                "config": self._config,
+                "run_id": self._run_id,
+                "permit": asdict(allowed),
+                "cores": max(1, int(self._share.cpus)),
+            }
             hired = _Hired(self._actor.remote(version("pseudolabel"), asked), allowed)
             self._hired.add(hired)
             self._call(hired, "begin")
@@ -201,12 +205,8 @@ class _Crew:
         done = committed(self._store, self._run_id)
         again = [shard for shard in hired.given if shard not in done]
         told = (why.strip() or "no reason given").splitlines()[0]
-        logger.warning(
-            "a Ray worker on %s died (%s): another does %d shards again",
-            hired.host,
-            told,
-            len(again),
-        )
+        then = f"shards that are done again: {len(again)}" if again else "nothing is lost"
+        logger.warning("a Ray worker on %s died (%s); %s", hired.host, told, then)
         for shard in again:
             insort(self._left, shard)
         lost = hired.told - sum(self._sizes[shard] for shard in set(hired.given) & done)

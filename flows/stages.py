@@ -66,7 +66,7 @@ def claim(config: Config) -> None:
             another one.
     """
     if config.run.engine == "ray":
-        require_ray()
+        require_ray(config.run.ray_address)
     else:  # the workers look for theirs
         require_device(config)
     create_store(config.store).claim(encoder(config).identity, model_name(config))
