@@ -150,20 +150,17 @@ def _environment(*, own: bool) -> Iterator[None]:
 def _ending_in_order() -> Iterator[Callable[[], None]]:
     """Yield what takes SIGTERM back from Ray, under whose hands the process would abort.
 
-    Whoever handled it before does so again; where nobody did, the block is left, so that the
-    workers are dismissed.
+    Whoever handled it before does so again; where nobody did, it is taken for Ctrl-C, so that the
+    workers are dismissed. (Ray turns any other exception of a handler into an error of its own.)
     """
     before = signal.getsignal(signal.SIGTERM)
-
-    def leave(number: int, frame: object) -> None:  # noqa: ARG001 - as `signal` calls it
-        raise SystemExit(128 + number)
 
     def handle(handler: Any) -> None:
         if threading.current_thread() is threading.main_thread():  # no other may
             signal.signal(signal.SIGTERM, handler)
 
     try:
-        yield lambda: handle(leave if before == signal.SIG_DFL else before)
+        yield lambda: handle(signal.default_int_handler if before == signal.SIG_DFL else before)
     finally:
         handle(before)
 
