@@ -229,7 +229,17 @@ class IndexConfig(Section):
 class RunConfig(Section):
     """Where and in which portions the work is done."""
 
-    engine: Literal["local"] = Field("local", description="local")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="local (this process) | ray (the workers of a Ray cluster embed)"
+    )
+    ray_address: str = Field(
+        "", description="auto | host:6379 | ray://host:10001; empty: a cluster of this machine"
+    )
+    ray_workers: int = Field(0, ge=0, description="at most; 0: as many as the cluster has room for")
+    num_cpus: float = Field(
+        0, ge=0, description="cores of a Ray worker; 0: those of its machine, shared by its GPUs"
+    )
+    num_gpus: float = Field(0, ge=0, description="GPUs of a Ray worker")
     store_url: str = Field(
         "",
         pattern=r"^$|^https?://[^\s<>\"'\\]+$",

@@ -22,6 +22,7 @@ LAYERS = [
 # Where a library may be imported; everywhere below these, and nowhere else.
 HOMES = {
     "prefect": ["flows"],
+    "ray": ["flows.ray_cluster"],
     "typer": ["flows"],
     "rich": ["flows"],
     "torch": ["pipeline.clip", "pipeline.training"],
