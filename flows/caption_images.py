@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows.caption import caption_store
 from flows.drop import DEFAULT_OPTIONS, Options
+from flows.endings import as_flow
 from flows.runners import PrefectTasks
 from pipeline.clip.captioning import CaptionSummary
 from pipeline.config import Config
@@ -14,4 +15,4 @@ def caption_images(
     config: Config, options: Options = DEFAULT_OPTIONS, limit: int = 0
 ) -> CaptionSummary:
     """Write captions, as a task."""
-    return caption_store(config, PrefectTasks(), options, limit)
+    return as_flow(caption_store, config, PrefectTasks(), options, limit)

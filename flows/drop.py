@@ -16,6 +16,7 @@ from flows.notify import tell_drift, watched
 from flows.progress import listener
 from flows.runners import Steps, Tasks
 from flows.stale import head_is_current, recipe, select_settings, stale_stages
+from flows.watchdog import ends_when_stalled
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clock import Clock
 from pipeline.compaction import CompactSummary
@@ -86,7 +87,7 @@ def _hold_and_take(config: Config, tasks: Tasks, options: Options) -> DropSummar
     store = create_store(config.store)
     set_aside_already: set[str] = set()
     taken: list[tuple[ScanSummary, EmbedSummary]] = []
-    with writer_lock(store, wait=options.wait) as check_lock:
+    with writer_lock(store, wait=options.wait) as check_lock, ends_when_stalled(config):
         discard_plans(store)  # an interrupted run may have left one
         while True:
             try:

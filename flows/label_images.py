@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.drop import DEFAULT_OPTIONS, DropSummary, Options, process_drop
+from flows.endings import as_flow
 from flows.runners import PrefectTasks
 from pipeline.config import Config
 
@@ -19,4 +20,4 @@ def _run_name() -> str:
 @flow(name="label-images", flow_run_name=_run_name, persist_result=False)
 def label_images(config: Config, options: Options = DEFAULT_OPTIONS) -> DropSummary:
     """Scan, embed, index, label, select, train, report: a task each."""
-    return process_drop(config, PrefectTasks(), options)
+    return as_flow(process_drop, config, PrefectTasks(), options)

@@ -3,6 +3,7 @@
 from prefect import flow
 
 from flows.drop import DEFAULT_OPTIONS, Options, train_head
+from flows.endings import as_flow
 from flows.runners import PrefectTasks
 from pipeline.config import Config
 from pipeline.training.train import TrainSummary
@@ -11,4 +12,4 @@ from pipeline.training.train import TrainSummary
 @flow(name="train-model", persist_result=False)
 def train_model(config: Config, options: Options = DEFAULT_OPTIONS) -> TrainSummary:
     """Selection, fit, score, save."""
-    return train_head(config, PrefectTasks(), options)
+    return as_flow(train_head, config, PrefectTasks(), options)
