@@ -35,7 +35,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is loaded: a core ea
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The files that take longest are begun first, so that none is left over at the end.
-SLOW = ["test_crash", "prefect", "test_verify", "test_leases", "test_workers", "test_remote_runs"]
+SLOW = [
+    "test_crash",
+    "test_serve",
+    "prefect",
+    "test_deploy",
+    "test_verify",
+    "test_leases",
+    "test_workers",
+    "test_remote_runs",
+]
 PREFECT = {"test_flows", "test_readme", "test_relabel", "test_caption"}  # one Prefect demo for all
 
 

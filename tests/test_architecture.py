@@ -41,12 +41,12 @@ HOMES = {
         "pipeline.label_set",
         "pipeline.notice",
         "pipeline.validation",
-        "flows.schedule",
         "flows.api",
     ],
     "fastapi": ["flows.api"],
     "starlette": ["flows.api"],
-    "uvicorn": ["flows.api"],
+    "uvicorn": ["flows.api", "flows.local_server"],
+    "watchfiles": ["flows.arrivals"],
 }
 PRINTERS = {"flows"}
 

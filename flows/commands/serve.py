@@ -6,6 +6,7 @@ import typer
 
 from flows.commands import Assignments, ConfigFile, Json
 
+POOL = "pseudolabel"
 Every = Annotated[float | None, typer.Option("--every", help="Seconds between runs.", min=1)]
 Cron = Annotated[
     str | None, typer.Option("--cron", help='Such as "0 * * * *", in this machine\'s time zone.')
@@ -35,7 +36,7 @@ def deploy(
     cron: Cron = None,
     pool: Annotated[
         str, typer.Option("--pool", help="Work pool; made, of type process, where there is none.")
-    ] = "pseudolabel",
+    ] = POOL,
     name: Annotated[
         str | None, typer.Option("--name", help="Of the deployments [default: of the store].")
     ] = None,
