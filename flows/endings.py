@@ -5,7 +5,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from uuid import UUID
 
 from flows.stopping import cleaned_by, end_now
@@ -39,17 +39,29 @@ def as_flow(work: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
         except (PseudolabelError, OSError) as error:
             if deployment.id is None:
                 raise
-            return cast(R, _final_state(error))
+            _end(UUID(flow_run.id), error)
+            raise
 
 
-def _final_state(error: PseudolabelError | OSError) -> "State[Any]":
+def _end(flow_run: UUID, error: PseudolabelError | OSError) -> None:
+    """Give a run its final state, and leave the flow.
+
+    Raises:
+        Abort: which Prefect takes for "all is said". A state that is returned would do, had Prefect
+            not the habit of raising it afterwards, with a traceback of its own.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import Abort
     from prefect.states import Cancelled, Failed
 
+    state: State[Any] = Failed(message=str(error))
     if isinstance(error, StoreBusyError):
-        logger.warning("skipped: %s", error)
-        return Cancelled(name="Skipped", message=str(error))
-    logger.error("%s", error)
-    return Failed(message=str(error))
+        state = Cancelled(name="Skipped", message=str(error))
+    logger.log(logging.WARNING if state.is_cancelled() else logging.ERROR, "%s", error)
+    with get_client(sync_client=True) as client:
+        ended = Abort(str(error))
+        ended.state = client.set_flow_run_state(flow_run, state, force=True).state  # type: ignore[attr-defined]
+    raise ended from None
 
 
 def _end_with_parent() -> None:

@@ -77,13 +77,15 @@ def register(config: Config, when: When, *, name: str, pool: str) -> list[str]:
         name: of the deployments.
         pool: of type process, made where there is none of this name.
     """
+    from prefect.deployments.runner import RunnerDeployment
     from prefect.runner.storage import LocalStorage
 
     _require_pool(pool)
     made = []
     for flow in (label_images, relabel_images, train_model, caption_images):
         # By module, not by file: workers have this package installed, wherever that is.
-        deployment = flow.to_deployment(
+        deployment = RunnerDeployment.from_flow(
+            flow,
             name,
             schedule=when.schedule() if flow is label_images else None,
             work_pool_name=pool,

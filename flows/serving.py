@@ -93,7 +93,7 @@ async def _serve(config: Config, when: "When", server: Server) -> None:
             soft_wrap=True,
         )
         working = asyncio.create_task(runner.start())
-        tasks = [working, asyncio.create_task(_keep(server))]
+        tasks: list[asyncio.Task[Any]] = [working, asyncio.create_task(_keep(server))]
         if when.watch:
             tasks.append(asyncio.create_task(watch(config, lambda: _run(client, number))))
         elif when.every is not None:

@@ -5,6 +5,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ class Runs:
     def __init__(self, does: Callable[[], bool] = lambda: True) -> None:
         self.began: list[float] = []
         self.does = does
+
+    def number(self, count: int) -> bool:
+        return len(self.began) == count
 
     async def __call__(self) -> bool:
         self.began.append(time.monotonic())
@@ -73,7 +77,7 @@ def test_a_file_that_arrives_begins_a_run(tmp_path: Path) -> None:
             folder = tmp_path / f"in/{count}"
             folder.mkdir()
             shutil.copyfile(KIWIS[0], folder / "kiwi.jpg")
-            await until(lambda count=count: len(runs.began) == count)
+            await until(partial(runs.number, count))
         await asyncio.sleep(2)
         assert len(runs.began) == 2
 
