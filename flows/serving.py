@@ -64,11 +64,15 @@ def serve(config: Config, *, every: float | None, cron: str | None, watch: bool)
 @contextmanager
 def _told_to_stop() -> Iterator[None]:
     """Take a signal for the wish to stop also while the server starts."""
-    for stop in STOPS:
-        if signal.getsignal(stop) != signal.SIG_IGN:
-            signal.signal(stop, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
+    mine = [stop for stop in STOPS if signal.getsignal(stop) not in (signal.SIG_IGN, None)]
+    before = {stop: signal.signal(stop, signal.default_int_handler) for stop in mine}
+    try:
         yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
 
 
 async def _serve(config: Config, when: "When", server: Server) -> None:

@@ -16,6 +16,7 @@ from pipeline.labels.labelling import current_labels
 from pipeline.opening import open_store, peek_store
 from tests.conftest import DATA, demo_config, pseudolabel
 from tests.processes import Started, alive, free_port, started, wait_until
+from tests.test_cli import Command, command  # noqa: F401 - a fixture
 
 IMAGES = 242  # of the demo, without copies and broken ones
 
@@ -83,7 +84,7 @@ def command_of(pid: int) -> bytes:
 
 
 @pytest.mark.timeout(400)
-def test_two_drops_are_labelled_whatever_is_killed_between(tmp_path: Path) -> None:
+def test_drops_are_labelled_whatever_is_killed_between(tmp_path: Path) -> None:
     serve = Serve(tmp_path)
     shutil.copytree(DATA / "images/food/kiwi", serve.source / "first")
     with serve.start("--every", "5") as run:
@@ -103,50 +104,60 @@ def test_two_drops_are_labelled_whatever_is_killed_between(tmp_path: Path) -> No
         os.kill(run.process.pid, signal.SIGKILL)
         wait_until(lambda: not any(map(alive, run.ever)), 15)
         assert child in run.ever
-    with serve.start("--every", "5") as run:
+    with serve.start("--watch") as run:
         wait_until(lambda: serve.embedded() == serve.labelled() == IMAGES)
         assert all(path.read_bytes() == content for path, content in committed.items())
-        wait_until(lambda: "Completed" in serve.states())
+        wait_until(lambda: "Completed" in serve.states() and "Running" not in serve.states())
         assert "Late" not in serve.states()  # what was due while nobody served is not made up for
         crashed = [r["state"]["message"] for r in serve.runs() if r["state_name"] == "Crashed"]
+        assert len(crashed) == 2
         assert any("status code: -9" in message for message in crashed), crashed
-        assert run.stop(signal.SIGTERM) == 0
-        assert "stopped; what was committed stays" in run.output
-        assert "Traceback" not in run.output, run.output
-    with pytest.raises(httpx.ConnectError):
-        serve.runs()
-
-
-@pytest.mark.timeout(300)
-def test_ctrl_c_during_a_run_that_an_arrival_has_begun(tmp_path: Path) -> None:
-    serve = Serve(tmp_path)
-    with serve.start("--watch") as run:
-        run.says("shows the runs")
-        shutil.copytree(DATA / "images", serve.source / "drop")
+        # A third drop, during which Ctrl-C is pressed.
+        varied(DATA / "images/animals", serve.source / "third")
         mid_run(serve, run, 3)
-        run.look()
-        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal does
+        os.killpg(run.process.pid, signal.SIGINT)  # as a terminal sends it: to the run as well
         assert run.process.wait(20) == 0
         wait_until(lambda: not any(map(alive, run.ever)), 15)
         assert "stopped; what was committed stays" in run.output
         assert "Traceback" not in run.output, run.output
-        assert 0 < serve.embedded() < IMAGES
+    assert serve.embedded() > IMAGES
+    with pytest.raises(httpx.ConnectError):
+        serve.runs()
 
 
-def test_what_cannot_be_served_is_told_before_a_server_starts(tmp_path: Path) -> None:
+def varied(source: Path, target: Path) -> None:
+    """Copy pictures so that each is another image; what follows a JPEG's end is not decoded."""
+    target.mkdir()
+    for path in source.rglob("*.jpg"):
+        (target / path.name).write_bytes(path.read_bytes() + b"varied")
+
+
+def test_it_is_stopped_while_its_server_starts(tmp_path: Path) -> None:
+    with Serve(tmp_path).start("--every", "5") as run:
+        wait_until(lambda: any(b"local_server" in command_of(pid) for pid in run.look()))
+        assert run.stop(signal.SIGTERM) == 0
+        assert "shows the runs" not in run.output
+        assert "Traceback" not in run.output, run.output
+
+
+def test_what_cannot_be_served_is_told_before_a_server_starts(
+    command: Command,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     Serve(tmp_path)
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "INFO")  # what serve sets must not stay set
+    before = signal.getsignal(signal.SIGTERM)
     for arguments, says in (
         ((), "give one of --every SECONDS, --cron EXPRESSION and --watch"),
         (("--every", "5", "--watch"), "give one of"),
         (("--cron", "every day"), "--cron 'every day': is no cron expression"),
         (("--every", "5", "--set", "sources=['gone']"), "source gone: no such folder"),
     ):
-        home = {"PREFECT_HOME": str(tmp_path / "home")}
-        run = pseudolabel("serve", *arguments, cwd=tmp_path, **home)
-        assert run.returncode == 2, run.stderr
-        assert says in run.stderr
-        assert "Traceback" not in run.stderr
-    assert not (tmp_path / "home/pseudolabel-server.log").exists()
+        ended = command("serve", *arguments)
+        assert ended.code == 2, ended.err
+        assert says in ended.err
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_deploy_needs_a_server_that_stays(tmp_path: Path) -> None:
