@@ -83,7 +83,7 @@ def command_of(pid: int) -> bytes:
         return b""
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_drops_are_labelled_whatever_is_killed_between(tmp_path: Path) -> None:
     serve = Serve(tmp_path)
     shutil.copytree(DATA / "images/food/kiwi", serve.source / "first")

@@ -1,9 +1,12 @@
 """Signals and stalls end a process at once, whatever its main thread is doing."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from pipeline.config import commented_toml
 from pipeline.opening import open_store
 from tests.conftest import DATA, demo_config, run_plain
-from tests.processes import Started, started, wait_until
+from tests.processes import Started, alive, started, wait_until
 
 # One call into C that takes minutes and never comes back to Python; a child that must not stay.
 _STUCK = """
@@ -28,35 +31,39 @@ with stops_at_once(), cleaned_by(clean):
 """
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_heard_while_the_main_thread_is_in_c(stop: int) -> None:
-    command = [sys.executable, "-c", _STUCK]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
+@contextmanager
+def stuck(code: str) -> Iterator[tuple["subprocess.Popen[str]", int]]:
+    """Start a process that is stuck; yield it and its child's number."""
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as run:
         assert run.stdout is not None
         child = int(run.stdout.readline().split()[1])
+        try:
+            yield run, child
+        finally:
+            run.kill()
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_heard_while_the_main_thread_is_in_c(stop: int) -> None:
+    with stuck(_STUCK) as (run, child):
         began = time.monotonic()
         run.send_signal(stop)
         out, said = run.communicate(timeout=20)
-    assert run.returncode == 128 + stop
-    assert time.monotonic() - began < 3
-    assert out == f"cleaned {128 + stop}\n"
-    assert said.strip() == "stopped; what was committed stays, and the next run goes on from it"
-    assert not Path(f"/proc/{child}").exists()
+        assert run.returncode == 128 + stop
+        assert time.monotonic() - began < 3
+        assert out == f"cleaned {128 + stop}\n"
+        assert said.strip() == "stopped; what was committed stays, and the next run goes on from it"
+        assert not alive(child)
 
 
 def test_a_cleaner_that_hangs_keeps_nobody() -> None:
-    code = _STUCK.replace("child.kill()", "import time; time.sleep(600)")
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stdout is not None
-        child = int(run.stdout.readline().split()[1])
+    with stuck(_STUCK.replace("child.kill()", "import time; time.sleep(600)")) as (run, _):
         run.send_signal(signal.SIGTERM)
         assert run.wait(10) == 128 + signal.SIGTERM
-        Path(f"/proc/{child}").exists()
-        subprocess.run(["kill", str(child)], check=True)
 
 
 def test_what_was_handled_before_is_handled_again_afterwards() -> None:
