@@ -13,6 +13,7 @@ from flows.console import notes, out, print_json, show, table
 from pipeline.config import Config
 from pipeline.cores import cores
 from pipeline.errors import InputError
+from pipeline.folder import LocalFolder
 from pipeline.images.paths import name_of
 from pipeline.search.requests import Item, Request
 from pipeline.search.searcher import Searcher
@@ -40,8 +41,13 @@ class Outputs:
             return
         if batch:
             raise InputError("--sheet draws one query: leave it or --batch out")
-        if self.sheet.suffix.lower() != ".png" or self.sheet.is_dir():
-            raise InputError(f"--sheet {self.sheet}: name a file that ends in .png")
+        require_png(self.sheet)
+
+
+def require_png(sheet: Path) -> None:
+    """Raise InputError over a sheet that is no name of a PNG file."""
+    if sheet.suffix.lower() != ".png" or sheet.is_dir():
+        raise InputError(f"--sheet {sheet}: name a file that ends in .png")
 
 
 def answer(
@@ -128,10 +134,4 @@ def _draw(
         asked.append(Asked(words, None if item.kind == "text" else path, item.weight))
     with resources.decoders_for(config, THUMBNAIL, cores()) as pool:
         png = query_sheet(asked, hits, decode=pool.decode)
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    temporary = sheet.with_name(f".tmp-{sheet.name}")
-    try:
-        temporary.write_bytes(png)
-        temporary.replace(sheet)
-    finally:
-        temporary.unlink(missing_ok=True)
+    LocalFolder(sheet.parent).write(sheet.name, png)

@@ -48,6 +48,8 @@ def files_of(given: list[Path]) -> dict[str, bool]:
             found = list_sources((str(path),))["path"]
             files |= {local_path(name): False for name in found if local_path(name) not in files}
             continue
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is no file but a device or a pipe: save it to a file")
         try:
             path.open("rb").close()
         except OSError as error:

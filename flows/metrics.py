@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 from pipeline.config import Config
 from pipeline.errors import InputError, PseudolabelError, StoreBusyError
 from pipeline.folder import LocalFolder
+from pipeline.homes import without_tilde
 from pipeline.locking import writer_lock
 from pipeline.opening import open_store, peek_store
 from pipeline.store import IDENTITY, Store
@@ -35,7 +35,7 @@ def record(config: Config, store: Store, outcome: str, fresh: Mapping[str, Any])
     text = put_numbers(store, count_run(held_numbers(store), fresh, outcome, now=time.time()))
     if not config.metrics.file:
         return
-    file = Path(config.metrics.file).expanduser()
+    file = without_tilde(config.metrics.file)
     try:
         LocalFolder(file.parent).write(file.name, text)  # a collector never sees half of it
     except OSError as error:

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict
 
+from rich import filesize
+
 from flows.console import out, print_json
 from flows.estimate import Estimate, Seconds
 from flows.plan import Plan, WaitingFile
 
 _NAMED = 10  # waiting files
 _STEPS = ((172_800, 86_400, "days"), (7_200, 3_600, "h"), (120, 60, "min"), (0, 1, "s"))
-_UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def show(found: Plan, took: Estimate | None, *, as_json: bool) -> None:
@@ -18,7 +19,7 @@ def show(found: Plan, took: Estimate | None, *, as_json: bool) -> None:
         return
     out.print(
         f"would read {found.to_read} files ({found.new} new, {found.changed} changed), "
-        f"{size_text(found.bytes)}; "
+        f"{filesize.decimal(found.bytes)}; "
         f"{found.known} known, {found.gone} gone, {found.waiting} waiting",
         soft_wrap=True,
     )
@@ -42,16 +43,6 @@ def span(took: Seconds) -> str:
         return high
     number, unit = low.split()
     return f"{number if high.endswith(f' {unit}') else low} to {high}"
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes as people say it.
-
-    >>> size_text(999), size_text(1_500_000)
-    ('999 bytes', '1.5 MB')
-    """
-    power = min(len(_UNITS) - 1, (len(str(int(size))) - 1) // 3)
-    return f"{size / 1000**power:.{1 if power else 0}f} {_UNITS[power]}"
 
 
 def _time(found: Plan, took: Estimate | None) -> str:

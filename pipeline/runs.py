@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+import pyarrow.fs
+
 from pipeline.errors import InputError
 from pipeline.parts import span
 from pipeline.store import Store
@@ -38,10 +40,16 @@ def run_time(run_id: str) -> datetime:
     return datetime.strptime(run_id, _FORM).replace(tzinfo=UTC)
 
 
+def kept_runs(store: Store) -> list[str]:
+    """Return the names of the folders of runs, oldest first."""
+    wanted = pyarrow.fs.FileSelector(store.folder.full("runs"), allow_not_found=True)
+    entries = store.folder.filesystem.get_file_info(wanted)
+    return sorted(entry.base_name for entry in entries if not entry.is_file)
+
+
 def known_runs(store: Store) -> list[str]:
     """Return the names of all runs that left something, oldest first."""
-    kept = {name.split("/")[1] for name in store.folder.sizes() if name.startswith("runs/")}
-    seen = kept | set(store.read("files", ["run_id"])["run_id"].unique())
+    seen = set(kept_runs(store)) | set(store.read("files", ["run_id"])["run_id"].unique())
     return sorted(run_id for run_id in seen if _is_run(run_id))
 
 

@@ -2,18 +2,14 @@
 
 from collections.abc import Iterator
 
-import pyarrow.fs
-
 from pipeline.errors import DamagedFileError
+from pipeline.runs import kept_runs
 from pipeline.store import Store
 
 
 def summaries(store: Store) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the name and summary of each run that left one; a damaged one is passed over."""
-    wanted = pyarrow.fs.FileSelector(store.folder.full("runs"), allow_not_found=True)
-    entries = store.folder.filesystem.get_file_info(wanted)
-    folders = [entry.base_name for entry in entries if not entry.is_file]
-    for run_id in sorted(folders, reverse=True):
+    for run_id in reversed(kept_runs(store)):
         try:
             summary = store.get_json(f"runs/{run_id}/summary.json")
         except DamagedFileError:

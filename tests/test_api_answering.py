@@ -48,7 +48,7 @@ def follower(demo_store: Path, tiny: Encoder) -> Follower:
     config = demo_config(demo_store)
     return Follower(
         open_snapshot(config, tiny.identity),
-        lambda: open_snapshot(config, tiny.identity),
+        lambda before: open_snapshot(config, tiny.identity, before),
         seconds=1,
     )
 

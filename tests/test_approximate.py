@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from pipeline.opening import create_store, open_store
 from pipeline.search import upkeep
 from pipeline.search.approximate import Approximate
 from pipeline.search.choosing import IndexSettings, choose, index_bytes
-from pipeline.search.exact import ExactRows
+from pipeline.search.exact import ExactRows, Neighbours
 from pipeline.search.index import load_index, update_index
 from pipeline.search.layered import HeldLayer, Layer, _trusted
 from pipeline.search.pointer import is_current, read_pointer
@@ -164,6 +165,48 @@ def test_work_decides_between_exact_and_approximate() -> None:
     assert layer.level_for(levels, 100, 1000, 2000, 32) is None  # 4,731
 
 
+class Astray:
+    """Finds the first rows with little effort, the nearest ones with more."""
+
+    def __init__(self, vectors: Floats) -> None:
+        self.vectors, self.efforts = vectors, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def candidates(self, queries: Floats, count: int, effort: int) -> Ints:
+        self.efforts.append(effort)
+        if effort == 1:
+            return np.tile(np.arange(count), (len(queries), 1))
+        found: Ints = np.argsort(-(queries @ self.vectors.T), axis=1)[:, :count]
+        return found
+
+
+def test_who_went_astray_looks_closer_before_all_rows_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = np.roll(np.eye(D, dtype=np.float32).repeat(100, axis=0), -200, axis=0)
+    exact, index = ExactRows(D), Astray(rows)
+    exact.append([str(row) for row in range(len(rows))], rows.astype(np.float16))
+    levels = [Level(10, 1, 1, 1.0, 1.0), Level(100, 9, 1, 2.0, 1.0)]
+    every = np.ones(len(rows), np.bool_)
+    layer = Layer(index, Tuning(levels, [], 0.9), every)  # type: ignore[arg-type]
+    known, apart = np.eye(D, dtype=np.float32)[[5, 2]], np.ones((1, D), np.float32) / D**0.5
+    real = exact.search
+    asked: list[int] = []
+
+    def noted(queries: Floats, *rest: Any) -> Neighbours:
+        asked.append(len(queries))
+        return real(queries, *rest)
+
+    monkeypatch.setattr(exact, "search", noted)
+    found = layer.search(exact, known, 10, None)
+    assert (rows[found.rows[:, 0]] == known).all()
+    assert (asked, index.efforts) == ([], [1, 9])  # the second query was right at once
+    layer.search(exact, np.concatenate([apart, known[1:]]), 10, None)
+    assert (asked, index.efforts[2:]) == ([1], [1, 9])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_sizes_are_those_foreseen(tmp_path: Path, kind: str) -> None:
     store = new_store(tmp_path / "s")
@@ -242,7 +285,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> str:
 def test_a_small_drop_is_searched_beside_and_a_larger_one_added(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store = new_store(tmp_path / "s")
     asked = IndexSettings(kind=kind, memory_mb=1)  # type: ignore[arg-type]
     put(store, "a", clustered(1000, 1))
@@ -277,7 +320,7 @@ def seen(store: Store, name: str, ids: list[str], status: str) -> None:
 def test_tombstones_make_it_train_again_without_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store, asked = new_store(tmp_path / "s"), IndexSettings("ivf-sq8", 1)
     ids = put(store, "a", clustered(1000, 1))
     seen(store, "a", ids, "ok")
@@ -298,7 +341,7 @@ def test_tombstones_make_it_train_again_without_them(
 
 
 def test_growth_makes_it_train_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store, asked = new_store(tmp_path / "s"), IndexSettings("ivf-sq8", 1)
     put(store, "a", clustered(300, 1))
     update_index(store, asked)
@@ -312,7 +355,7 @@ def test_recall_that_drifts_is_tuned_again_or_trained_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Images of another kind than those it was trained on."""
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="pipeline")  # a command may have made it quieter
     store, asked = new_store(tmp_path / "s"), IndexSettings("ivf-sq8", 1)
     put(store, "a", clustered(1000, 1))
     update_index(store, asked)

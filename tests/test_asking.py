@@ -1,5 +1,6 @@
 """Images named on the command line: which files are meant, and what is no picture."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,13 @@ def test_what_is_not_there_is_told_before_a_model_is_loaded(name: str, tmp_path:
     says = r"gone\.jpg: cannot be read" if name else "no files in it"
     with pytest.raises(InputError, match=says):
         files_of([tmp_path / name])
+
+
+def test_a_pipe_and_a_device_that_never_ends_are_told_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for endless in (tmp_path / "pipe.jpg", Path("/dev/zero")):
+        with pytest.raises(InputError, match=f"{endless}: is no file but a device or a pipe"):
+            files_of([endless])
 
 
 def test_files_become_the_vectors_that_the_encoder_makes_one_by_one(

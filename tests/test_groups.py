@@ -143,7 +143,7 @@ def test_a_bad_threshold_is_told(store: Store, cosine: float) -> None:
 def test_a_file_of_another_kind_is_told(option: tuple[str, str]) -> None:
     run = CliRunner().invoke(app, ["duplicates", *option, "--store", "s"])
     assert isinstance(run.exception, InputError)  # before the store is opened
-    assert f"{' '.join(option)}: name a file that ends in" in str(run.exception)
+    assert f"{option[1]}: name a file that ends in" in str(run.exception)
 
 
 def test_the_sheet_shows_each_group_with_its_best_in_a_frame(tmp_path: Path) -> None:

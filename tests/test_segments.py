@@ -59,6 +59,19 @@ def test_segments_answer_as_brute_force_does(queries: int, passing: int, k: int)
         assert index.search(asked, k).rows.tolist() == expected
 
 
+@pytest.mark.parametrize("passing", [400, 399, 60, 0])
+def test_segments_scanned_side_by_side_answer_the_same(
+    passing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, asked = random_rows(400, 12), random_rows(3, 12, seed=1)
+    index = in_segments(rows, 250, 0, 100, 49, 1)
+    among = np.sort(np.random.default_rng(2).permutation(400)[:passing])
+    monkeypatch.setattr("pipeline.search.exact._WORTH_THREADS", 0)
+    monkeypatch.setattr("pipeline.search.exact._SPARSE", 400)  # so that segments are scanned
+    for k in (1, 9, 500):
+        assert index.search(asked, k, among).rows.tolist() == slow(rows, asked, k, among)[0]
+
+
 def test_blocks_smaller_than_a_segment_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.search.exact._BLOCK_BYTES", 1)  # then of 1,024 rows
     rows, asked = random_rows(3000, 4), random_rows(9, 4, seed=1)

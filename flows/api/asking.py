@@ -75,7 +75,7 @@ async def search_by_words(
         labels=tuple(label), min_confidence=min_confidence, path_contains=path, kept=selected
     )
     async with service.admission():
-        found = await _answered(request, service, Looking([*terms, *held], k, filters))
+        found = await answered(request, service, Looking([*terms, *held], k, filters))
     return _json(found)
 
 
@@ -87,7 +87,7 @@ async def search(request: Request, service: Served) -> Response:
         if kind == _JSON:
             query = checked(SearchRequest, await body_of(request, service))
             _require_weights(query, 0)
-            return _json(await _answered(request, service, _looking(query, [], [])))
+            return _json(await answered(request, service, _looking(query, [], [])))
         if kind != _FORM:
             raise wrong_kind(kind, _JSON, _FORM)
         async with form_of(request, service) as form:
@@ -98,7 +98,7 @@ async def search(request: Request, service: Served) -> Response:
             pixels = await unless_gone(request, decoded(service, [*images, *others]))
         seen = _all_pictures(pixels, [file.filename for file in (*images, *others)])
         question = _looking(query, seen[: len(images)], seen[len(images) :])
-        return _json(await _answered(request, service, question))
+        return _json(await answered(request, service, question))
 
 
 @router.post("/classify", response_model=list[Classified], openapi_extra=CLASSIFY_BODY)
@@ -120,7 +120,7 @@ async def classify(request: Request, service: Served) -> list[Classified]:
         pictures = [pixels for pixels in seen if not isinstance(pixels, Refusal)]
         if not pictures:
             _all_pictures(seen, names)
-        answers = await _answered(request, service, Naming(pictures, label_set, top_k))
+        answers = await answered(request, service, Naming(pictures, label_set, top_k))
     assert isinstance(answers, list)
     return _classified(names, seen, answers)
 
@@ -159,7 +159,8 @@ def _filters(given: Filter) -> Filters:
     )
 
 
-async def _answered(request: Request, service: Service, question: Question) -> Reply:
+async def answered(request: Request, service: Service, question: Question) -> Reply:
+    """Have a question answered together with those that others ask meanwhile."""
     try:
         return await unless_gone(request, service.batcher.ask(question))
     except BusyError as error:

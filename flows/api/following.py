@@ -47,12 +47,15 @@ class Snapshot:
     at: datetime
 
 
-def open_snapshot(config: Config, encoder: EncoderIdentity | None) -> Snapshot:
+def open_snapshot(
+    config: Config, encoder: EncoderIdentity | None, earlier: Snapshot | None = None
+) -> Snapshot:
     """Read what a store holds now.
 
     Args:
         config: which store.
         encoder: that it must be of; None: not known yet.
+        earlier: one opened before, whose files of the index are not read again.
 
     Raises:
         InputError: there is no store, it has no index yet, or is of another encoder.
@@ -61,7 +64,7 @@ def open_snapshot(config: Config, encoder: EncoderIdentity | None) -> Snapshot:
     store, now = open_store(config.store), datetime.now(UTC)
     if encoder is not None:
         store.require(encoder)
-    searcher = Searcher.open(store)
+    searcher = Searcher.open(store, earlier.searcher if earlier else None)
     images = RecordedImages.of(store)
     return Snapshot(store, searcher, images, _labelled(store, images), now)
 
@@ -85,12 +88,14 @@ def _labelled(store: Store, images: RecordedImages) -> Labelled | None:
 class Follower:
     """Holds the snapshot in force."""
 
-    def __init__(self, first: Snapshot, reopen: Callable[[], Snapshot], *, seconds: float) -> None:
+    def __init__(
+        self, first: Snapshot, reopen: Callable[[Snapshot], Snapshot], *, seconds: float
+    ) -> None:
         """Hold a first snapshot.
 
         Args:
             first: the snapshot.
-            reopen: opens a newer one.
+            reopen: opens a newer one, given the one before.
             seconds: between looks.
         """
         self.now = first
@@ -116,7 +121,7 @@ class Follower:
         """Open a new snapshot where the store has changed; keep the old one where it cannot be."""
         try:
             if self.problem is not None or not self.now.searcher.is_current():
-                self.now = self._reopen()
+                self.now = self._reopen(self.now)
                 logger.info("now %d images, as of %s", len(self.now.searcher), self.now.at)
             problem = None
         except (PseudolabelError, OSError) as error:

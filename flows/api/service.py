@@ -30,7 +30,7 @@ class Service:
         self.config, self.knobs, self.encoder = config, config.api, encoder
         self.follower = Follower(
             first,
-            lambda: open_snapshot(config, encoder.identity),
+            lambda before: open_snapshot(config, encoder.identity, before),
             seconds=self.knobs.follow_seconds or (1 if first.store.local else 30),
         )
         self.batcher: Batcher[Question, Reply] = Batcher(

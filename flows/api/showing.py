@@ -8,10 +8,9 @@ import polars as pl
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 
 from flows.api.answering import Found, Held, Looking
-from flows.api.asking import Served
-from flows.api.batching import BusyError
+from flows.api.asking import Served, answered
 from flows.api.following import Snapshot
-from flows.api.limits import busy, unless_gone
+from flows.api.limits import unless_gone
 from flows.api.models import (
     Health,
     Hit,
@@ -47,10 +46,7 @@ async def image(
         near: list[dict[str, Any]] = []
         if neighbours:
             question = Looking([Held(image_id, 1.0)], neighbours, NO_FILTERS)
-            try:
-                found = await unless_gone(request, service.batcher.ask(question))
-            except BusyError as error:
-                raise busy() from error
+            found = await answered(request, service, question)
             assert isinstance(found, Found)
             near = found.hits.to_dicts()
     return ImageAnswer(**about, neighbours=[Hit(**row) for row in near])

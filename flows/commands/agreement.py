@@ -25,16 +25,13 @@ def agreement(
     from flows.agreement_tables import show_classes
     from flows.console import out as console
     from flows.console import print_json
+    from flows.neighbours import with_neighbours
     from flows.settings import resolve
-    from pipeline.locking import writer_lock
     from pipeline.opening import open_store
     from pipeline.search.agreement import agreement as compare
-    from pipeline.search.index import load_index
-    from pipeline.search.neighbours import update_neighbours
 
     opened = open_store(resolve(config, {"store": store}, assignments).store)
-    with writer_lock(opened, wait=wait):
-        update_neighbours(opened, load_index(opened))
+    with_neighbours(opened, wait=wait)
     found = compare(opened)
     if out is not None:
         found.images.write_csv(out)

@@ -10,8 +10,6 @@ from flows.commands import Assignments, ConfigFile, Json, StoreFolder, Wait
 if TYPE_CHECKING:
     from pipeline.config import Config
     from pipeline.search.groups import Groups
-    from pipeline.search.index import SearchIndex
-    from pipeline.store import Store
 
 
 def duplicates(
@@ -55,25 +53,27 @@ def duplicates(
     then the clearest label, the most bytes, the first path; `select` asks for answers of an audit
     and confidence first. Files with the same bytes are one image and are told of apart.
     """
+    from flows.answering import require_png
     from flows.console import print_json
+    from flows.neighbours import with_neighbours
     from flows.settings import resolve
-    from pipeline.errors import InputError
     from pipeline.opening import open_store
+    from pipeline.reports.hits import hits_file, require_format
     from pipeline.search.groups import find_groups, require_cosine
 
-    if out is not None and out.suffix not in (".parquet", ".csv"):
-        raise InputError(f"--out {out}: name a file that ends in .parquet or .csv")
-    if sheet is not None and (sheet.suffix.lower() != ".png" or sheet.is_dir()):
-        raise InputError(f"--sheet {sheet}: name a file that ends in .png")
+    if out is not None:
+        require_format(out)
+    if sheet is not None:
+        require_png(sheet)
     resolved = resolve(config, {"store": store}, assignments)
     cosine = resolved.select.duplicate_cosine if threshold is None else threshold
     require_cosine(cosine)
     opened = open_store(resolved.store)
-    index = _up_to_date(opened, wait=wait)
+    index = with_neighbours(opened, wait=wait)
     found = find_groups(opened, index, cosine=cosine, crowds=crowds)
     if out is not None:
-        table = found.members
-        _ = table.write_csv(out) if out.suffix == ".csv" else table.write_parquet(out)
+        with hits_file(out) as file:
+            file.write(found.members)
     if sheet is not None:
         _draw(resolved, found, cosine, sheet, limit)
     if as_json:
@@ -81,23 +81,6 @@ def duplicates(
         return
     _show(found, cosine, limit)
     _tell(out, sheet)
-
-
-def _up_to_date(store: "Store", *, wait: bool) -> "SearchIndex":
-    """Return the index, after a search of the neighbours that are missing."""
-    from flows.console import progress_shown
-    from flows.progress import listener
-    from pipeline.locking import writer_lock
-    from pipeline.parts import uncovered
-    from pipeline.search.index import load_index
-    from pipeline.search.neighbours import neighbours_table, update_neighbours
-
-    index = load_index(store)
-    table = neighbours_table(len(index))
-    if uncovered(store.parts("embeddings"), store.parts(table)):
-        with writer_lock(store, wait=wait), progress_shown("neighbours"):
-            update_neighbours(store, index, lambda images: listener.get().advance(images, 0))
-    return index
 
 
 def _whole(found: "Groups", cosine: float, *, crowds: bool) -> dict[str, object]:
@@ -149,13 +132,15 @@ def _show(found: "Groups", cosine: float, limit: int) -> None:
 def _draw(config: "Config", found: "Groups", cosine: float, sheet: Path, limit: int) -> None:
     from flows.resources import decoders_for
     from pipeline.cores import cores
+    from pipeline.folder import LocalFolder
     from pipeline.reports.contact_sheet import THUMBNAIL
     from pipeline.reports.duplicate_sheet import duplicate_sheet
 
     groups = found.members["group"].n_unique()
     title = f"{groups} groups of near-duplicates, cosine {cosine:g} and above"
     with decoders_for(config, THUMBNAIL, cores()) as pool:
-        sheet.write_bytes(duplicate_sheet(found.members, title, decode=pool.decode, limit=limit))
+        png = duplicate_sheet(found.members, title, decode=pool.decode, limit=limit)
+    LocalFolder(sheet.parent).write(sheet.name, png)
 
 
 def _tell(*written: Path | None) -> None:

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from pipeline.arrays import Doubles, Ints
 from pipeline.labels.labelling import current_table
 from pipeline.reports.history import parts_of_run
-from pipeline.search.agreement import compare
+from pipeline.search.agreement import compare, labels_of
 from pipeline.search.neighbours import neighbours_table
 from pipeline.search.pointer import indexed
 from pipeline.store import Store
@@ -101,18 +100,12 @@ def disagreement(store: Store, run_id: str, rows: pl.DataFrame) -> Disagreement:
         return Disagreement(0, None, [], 0, "no neighbours of these images are kept")
     near = store.read(table, ["image_id", "neighbours"], parts)
     near = rows.select("image_id", "path", "label", "label_index").join(near, on="image_id")
-    long = near.select("image_id", "neighbours").explode("neighbours")
-    every = store.read(labels, ["image_id", "label_index", "label"]).unique("image_id")
-    theirs = every.rename({"image_id": "neighbours"}).select("neighbours", other="label_index")
-    told = (
-        long.join(theirs, on="neighbours", how="left", maintain_order="left")
-        .group_by("image_id", maintain_order=True)
-        .agg(pl.col("other").fill_null(-1))
-    )
-    near = near.join(told, on="image_id", maintain_order="left").filter(pl.col("label_index") >= 0)
+    near = near.filter(pl.col("label_index") >= 0)
     if not len(near):
         return Disagreement(0, None, [], 0, "no image of this drop has a label and neighbours")
-    share, said = _shares(near)
+    every = store.read(labels, ["image_id", "label_index", "label"]).unique("image_id")
+    theirs = labels_of(near["neighbours"], every.select("image_id", "label_index"))
+    share, said = compare(near["label_index"].to_numpy().astype(np.int64), theirs)
     names = dict(every.select("label_index", "label").unique().drop_nulls().iter_rows())
     lowest = [
         (float(share[i]), row[0], row[1], row[2], names.get(int(said[i]), "another"))
@@ -147,12 +140,3 @@ def _take(
 def _of(confidence: float, likeliest: list[str]) -> str:
     """Say what else an image may be."""
     return f"{confidence:.2f}, or {likeliest[1]}" if len(likeliest) > 1 else f"{confidence:.2f}"
-
-
-def _shares(near: pl.DataFrame) -> tuple[Doubles, Ints]:
-    """Return how many of each image's neighbours agree, and what most of them say."""
-    lists = near["other"].to_list()
-    theirs = np.full((len(lists), max(map(len, lists))), -1, np.int64)
-    for row, others in enumerate(lists):
-        theirs[row, : len(others)] = others
-    return compare(near["label_index"].to_numpy().astype(np.int64), theirs)

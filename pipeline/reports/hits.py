@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
+from pipeline.folder import LocalFolder
 
 FORMATS = (".parquet", ".csv")
 
@@ -32,16 +33,10 @@ def hits_file(out: Path) -> Iterator["HitsWriter"]:
         InputError: the name does not end in .parquet or .csv.
     """
     require_format(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".tmp-{out.name}")
-    try:
-        with temporary.open("wb") as file:
-            writer = HitsWriter(file, parquet=out.suffix.lower() == ".parquet")
-            yield writer
-            writer.close()
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with LocalFolder(out.parent).placing(out.name) as temporary, temporary.open("wb") as file:
+        writer = HitsWriter(file, parquet=out.suffix.lower() == ".parquet")
+        yield writer
+        writer.close()
 
 
 class HitsWriter:

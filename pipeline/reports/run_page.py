@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from pipeline.images.decoding import Decode
-from pipeline.reports.contact_sheet import decoded
+from pipeline.reports.contact_sheet import clipped, decoded
 from pipeline.reports.drift import Sign
 from pipeline.reports.examples import Example
 from pipeline.reports.run_report import BINS, Labelled, RunReport
@@ -58,7 +58,7 @@ def run_page(report: RunReport, *, decode: Decode) -> str:
         decode: makes thumbnails, as by `contact_sheet.THUMBNAIL`; called from many threads.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"clip": clip, "tail": tail, "count": _count, "code": _code}
+    environment.filters |= {"clip": clipped, "tail": tail, "count": _count, "code": _code}
     found, told = report.labelled, verdict(report)
     bars = _bars(found) if found else []
     rest = found.classes[len(bars) :] if found else []
@@ -82,16 +82,6 @@ def run_page(report: RunReport, *, decode: Decode) -> str:
         rate=f"{embedded / took:.0f}" if embedded and took else "",
         config=json.dumps(report.config, indent=2, ensure_ascii=False) if report.config else "",
     )
-
-
-def clip(text: object, width: int) -> str:
-    """Return the beginning of a text.
-
-    >>> clip("abcdef", 4)
-    'abc…'
-    """
-    told = str(text)
-    return told if len(told) <= width else f"{told[: width - 1]}…"
 
 
 def tail(text: object, width: int) -> str:

@@ -209,7 +209,7 @@ def _beside_neighbours(store: Store, labels: pl.DataFrame, asked: pl.DataFrame) 
         held = store.read(table, ["image_id", "neighbours"], [part])
         for block in held.join(asked, on="image_id", how="inner").iter_slices(_BLOCK):
             own = block["label_index"].to_numpy().astype(np.int64)
-            share, most = compare(own, _labels_of(block["neighbours"], labels))
+            share, most = compare(own, labels_of(block["neighbours"], labels))
             compared = block.select("image_id", "label_index").with_columns(
                 agreement=pl.Series(share), theirs=pl.Series(most.astype(np.int32))
             )
@@ -217,8 +217,13 @@ def _beside_neighbours(store: Store, labels: pl.DataFrame, asked: pl.DataFrame) 
     return pl.concat(found).filter(pl.col("image_id").is_first_distinct())
 
 
-def _labels_of(neighbours: pl.Series, labels: pl.DataFrame) -> Ints:
-    """Return (n, K) labels of n lists of ids; -1 where one is not in `labels`."""
+def labels_of(neighbours: pl.Series, labels: pl.DataFrame) -> Ints:
+    """Return (n, K) labels of n lists of ids; -1 where one is not in `labels`.
+
+    Args:
+        neighbours: (n,) lists of at most K image ids, nearest first.
+        labels: image_id, label_index; each image once.
+    """
     theirs = np.full((len(neighbours), NEIGHBOURS), -1, np.int64)
     long = (
         pl.DataFrame({"near": neighbours})

@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.arrays import Bools, Floats, Ints, Shorts
 from pipeline.caching import cached_arrays, keep_arrays
-from pipeline.search.index import Neighbours
+from pipeline.search.exact import nearest_of
 from pipeline.search.self_join import (
     Everybody,
     Meeting,
@@ -29,6 +29,7 @@ from pipeline.search.self_join import (
     blocks,
     nearest_others,
 )
+from pipeline.search.tuning import recall_of
 from pipeline.store import Store
 
 TARGET = 0.95  # recall, of the K nearest others
@@ -36,7 +37,6 @@ SAMPLE = 256  # images that recall is measured on
 _CACHE = "cache/cells.npz"
 _PER_CENTROID = 40  # images that a centroid is trained on
 _ROUNDS = 10  # of k-means: more of them hardly change who is found
-_ROUNDING = 1e-6  # of a cosine, added up from the one end or the other
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ class Cells:
         step = block_rows(self.index.dimension)
         for at in range(0, len(rows), step):
             vectors = self.index.vectors(rows[at : at + step])
-            inner = faiss.METRIC_INNER_PRODUCT
-            found[at : at + step] = faiss.knn(vectors, self.centroids, count, metric=inner)[1]
+            found[at : at + step] = nearest_of(vectors, self.centroids, count)[1]
         return found
 
 
@@ -160,20 +159,13 @@ def tuned(cells: Cells, asked: Ints, k: int, *, target: float = TARGET) -> tuple
     probes = int(needed[ceil(target * len(needed)) - 1]) if len(needed) else 1
     while True:
         cells = replace(cells, probes=probes)
-        recall = _recall(true.cosines[half:], nearest_others(cells.index, measuring, k, cells))
+        found = nearest_others(cells.index, measuring, k, cells)
+        recall = float(recall_of(found.cosines, true.cosines[half:]).mean())
         if recall >= target or probes >= number:
             break
         probes = min(number, ceil(1.25 * probes))
     logger.info("%d of %d cells are looked at: recall %.3f", probes, number, recall)
     return cells, recall
-
-
-def _recall(true: Floats, found: Neighbours) -> float:
-    """Return the share of the true nearest that were found: as many as lie no farther."""
-    there = np.isfinite(true)
-    last = np.where(there, true, np.inf).min(axis=1, keepdims=True, initial=np.inf)
-    hits = (found.cosines >= last - _ROUNDING).sum()
-    return float(hits / there.sum()) if there.any() else 1.0
 
 
 def _digest(ids: list[str]) -> bytes:

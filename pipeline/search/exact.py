@@ -7,16 +7,20 @@ Shapes: N rows, Q queries, D embedding dimensions, K neighbours asked for.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import faiss
 import numpy as np
 import polars as pl
 
 from pipeline.arrays import Bools, Floats, Halves, Ints
+from pipeline.cores import cores
 from pipeline.search.segments import MOST_BYTES, Segment, segment_of
 
 MANY = 8  # queries from which decoding all rows costs less than comparing them encoded
+_WORTH_THREADS = 1 << 22  # numbers; fewer are compared in the time that threads take to start
 _SPARSE = 256  # one row in so many passes: these are fetched, the others not even looked at
 _BLOCK_BYTES = 32 << 20  # of decoded rows
 
@@ -69,12 +73,15 @@ class ExactRows:
         rows = np.asarray(rows, np.int64)
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows are 0 to {len(self) - 1}, got {rows.min()} to {rows.max()}")
-        found = np.empty((len(rows), self.dimension), np.float32)
-        for start, segment in self._placed():
-            here = np.flatnonzero((rows >= start) & (rows < start + len(segment)))
-            if len(here):
-                codes = segment.codes[rows[here] - start]
-                found[here] = segment.index.sa_decode(codes)  # much faster than NumPy's halves
+        if not len(rows):
+            return np.empty((0, self.dimension), np.float32)
+        codes = np.empty((len(rows), 2 * self.dimension), np.uint8)
+        ends = np.cumsum([len(segment) for segment in self.segments])
+        homes = np.searchsorted(ends, rows, side="right")
+        for home in np.unique(homes).tolist():
+            here, segment = np.flatnonzero(homes == home), self.segments[home]
+            codes[here] = segment.codes[rows[here] - ends[home] + len(segment)]
+        found: Floats = self.segments[0].index.sa_decode(codes)  # much faster than NumPy's halves
         return found
 
     def blocks(self, among: Bools | None = None) -> Iterator[tuple[Ints, Floats]]:
@@ -100,7 +107,7 @@ class ExactRows:
             among: (N,) marks the rows that may answer; all when None.
         """
         count = len(self)
-        passing = count if among is None else int(among.sum())
+        passing = count if among is None else int(np.count_nonzero(among))
         if passing == count:
             among = None
         best = Best(len(queries), min(k, passing))
@@ -109,11 +116,23 @@ class ExactRows:
             for rows, vectors in self.blocks(among):
                 best.add(*_product(queries, rows, vectors, best.k))
         elif passing:
-            for start, segment in self._placed():
-                marked = None if among is None else among[start : start + len(segment)]
-                if len(segment) if marked is None else marked.any():
-                    best.add(*_scanned(segment, start, queries, best.k, marked))
+            for rows, cosines in self._scan(queries, best.k, among):
+                best.add(rows, cosines)
         return best.neighbours(k)
+
+    def _scan(self, queries: Floats, k: int, among: Bools | None) -> list[tuple[Ints, Floats]]:
+        """Return what each segment answers; FAISS itself would use one core for each query."""
+
+        def scanned(placed: tuple[int, Segment]) -> tuple[Ints, Floats]:
+            start, segment = placed
+            marked = None if among is None else among[start : start + len(segment)]
+            return _scanned(segment, start, queries, k, marked)
+
+        if len(self) * self.dimension < _WORTH_THREADS or len(self.segments) == 1:
+            return [scanned(placed) for placed in self._placed()]
+        one_each = partial(faiss.omp_set_num_threads, 1)  # counts for the thread that calls it
+        with ThreadPoolExecutor(min(cores(), len(self.segments)), initializer=one_each) as pool:
+            return list(pool.map(scanned, self._placed()))
 
     def _placed(self) -> Iterator[tuple[int, Segment]]:
         start = 0
@@ -151,17 +170,34 @@ class Best:
         return Neighbours(rows, np.pad(cosines, short, constant_values=-np.inf))
 
 
-def _product(queries: Floats, rows: Ints, vectors: Floats, k: int) -> tuple[Ints, Floats]:
-    # FAISS's own default takes the matrix product for very many queries only.
+def nearest_of(queries: Floats, vectors: Floats, k: int) -> tuple[Floats, Ints]:
+    """Find the K nearest of some vectors by a matrix product.
+
+    Args:
+        queries: (Q, D).
+        vectors: (n, D).
+        k: at most n.
+
+    Returns:
+        (Q, K) cosines, nearest first, and (Q, K) places among the vectors.
+    """
+    # FAISS's own default takes the matrix product for very many queries only. The setting is the
+    # process's: set everywhere, so that the last bits do not depend on what ran before.
     faiss.cvar.distance_compute_blas_threshold = 1
-    some = min(k, len(rows))
-    cosines, places = faiss.knn(queries, vectors, some, metric=faiss.METRIC_INNER_PRODUCT)
+    cosines, places = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return cosines, places
+
+
+def _product(queries: Floats, rows: Ints, vectors: Floats, k: int) -> tuple[Ints, Floats]:
+    cosines, places = nearest_of(queries, vectors, min(k, len(rows)))
     return np.where(places < 0, -1, rows[places]), cosines
 
 
 def _scanned(
     segment: Segment, start: int, queries: Floats, k: int, marked: Bools | None
 ) -> tuple[Ints, Floats]:
+    if not (len(segment) if marked is None else marked.any()):
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     parameters = None
     if marked is not None:
         bits = np.packbits(marked, bitorder="little")  # must live as long as the search

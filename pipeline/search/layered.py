@@ -71,10 +71,14 @@ class Layer:
 
     def search(self, exact: ExactRows, queries: Floats, k: int, among: Bools | None) -> Neighbours:
         """Find the K nearest rows of each query; as `ExactRows.search`, but some may be missed."""
-        found = self._ask(self.tuning.near, exact, queries, k, among)
-        apart = found.cosines[:, 0] < self.tuning.apart
-        if apart.any():
-            again = self._ask(self.tuning.far, exact, queries[apart], k, among)
+        near, far = self.tuning.near, self.tuning.far
+        found = self._ask(near, exact, queries, k, among)
+        # Before all rows are compared, a closer look: the way through a graph may have gone astray.
+        for levels in (far,) if far else (near[-1:], far):
+            apart = found.cosines[:, 0] < self.tuning.apart
+            if not apart.any():
+                break
+            again = self._ask(levels, exact, queries[apart], k, among)
             found.rows[apart], found.cosines[apart] = again.rows, again.cosines
         return found
 
@@ -86,8 +90,10 @@ class Layer:
         k: int,
         among: Bools | None,
     ) -> Neighbours:
-        mine = self.covered if among is None else self.covered & among
-        count = int(mine.sum())
+        mine, count, asked = self.covered, len(self.approximate), len(exact)
+        if among is not None:
+            mine = self.covered & among
+            count, asked = int(np.count_nonzero(mine)), int(np.count_nonzero(among))
         level = self.level_for(levels, k, count, len(queries), exact.dimension)
         if level is None:
             return exact.search(queries, k, among)
@@ -96,11 +102,10 @@ class Layer:
         cosines = reranked(exact, queries, rows)
         passing = (rows >= 0) & mine[rows]
         trusted = _trusted(cosines, passing, level.k) >= min(k, count)
-        others = ~self.covered if among is None else among & ~self.covered
-        beside = int(others.sum())
-        best = Best(len(queries), min(k, count + beside))
+        best = Best(len(queries), min(k, asked))
         best.add(np.where(passing, rows, -1), cosines)
-        if beside:
+        if asked > count:
+            others = ~self.covered if among is None else among & ~self.covered
             found = exact.search(queries, best.k, others)
             best.add(found.rows, found.cosines)
         found = best.neighbours(k)

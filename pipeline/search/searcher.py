@@ -52,15 +52,19 @@ class Searcher:
         self._measuring = threading.Lock()
 
     @classmethod
-    def open(cls, store: Store) -> "Searcher":
+    def open(cls, store: Store, earlier: "Searcher | None" = None) -> "Searcher":
         """Read what a store holds now.
+
+        Args:
+            store: the store.
+            earlier: one opened before; files of the index that it holds are not read again.
 
         Raises:
             InputError: it has no index yet.
             DamagedFileError: a file is not as it was written.
         """
         state = state_of(store)  # before the rest: what changes meanwhile makes it outdated
-        index = load_index(store)
+        index = load_index(store, earlier._index if earlier else None)
         return cls(store, index, know(store, index.ids), state)
 
     def is_current(self) -> bool:

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-import faiss
 import numpy as np
 
 from pipeline.arrays import Bools, Floats, Ints
-from pipeline.search.index import Neighbours
+from pipeline.search.exact import Neighbours, nearest_of
 
 BLOCK_BYTES = 32 << 20  # of decoded vectors on either side
 _TILE = 512  # images asked about whose cosines with a block are held at once
@@ -133,12 +132,7 @@ def nearest_others(
         if len(places):
             own = asked[places]
             most = min(k + 1, len(meeting.rows))  # an image is its own nearest
-            near, found = faiss.knn(
-                index.vectors(own),
-                index.vectors(meeting.rows),
-                most,
-                metric=faiss.METRIC_INNER_PRODUCT,
-            )
+            near, found = nearest_of(index.vectors(own), index.vectors(meeting.rows), most)
             theirs = meeting.rows[found]
             near[theirs == own[:, None]] = -np.inf
             _merge(rows, cosines, places, theirs, near)
