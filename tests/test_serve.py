@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -130,6 +132,26 @@ def varied(source: Path, target: Path) -> None:
     target.mkdir()
     for path in source.rglob("*.jpg"):
         (target / path.name).write_bytes(path.read_bytes() + b"varied")
+
+
+_MAIN = """
+import multiprocessing, signal
+import flows.cli
+def tell():
+    print(signal.getsignal(signal.SIGINT).name)
+if __name__ == "__main__":
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, flush=True)
+    run = multiprocessing.get_context("spawn").Process(target=tell)
+    run.start()
+    run.join()
+"""
+
+
+def test_ctrl_c_is_for_serve_alone_and_not_for_a_run_that_still_imports(tmp_path: Path) -> None:
+    main = tmp_path / "main.py"
+    main.write_text(_MAIN)
+    run = subprocess.run([sys.executable, str(main)], capture_output=True, text=True, timeout=60)
+    assert run.stdout == "True\nSIG_IGN\n", run.stderr
 
 
 def test_it_is_stopped_while_its_server_starts(tmp_path: Path) -> None:
