@@ -18,6 +18,7 @@ from flows.notify import tell_drift, watched
 from flows.progress import listener
 from flows.runners import Steps, Tasks
 from flows.stale import head_is_current, recipe, select_settings, stale_stages
+from flows.watchdog import ends_when_stalled
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clip.sharing import close_runs
 from pipeline.clock import Clock
@@ -89,7 +90,7 @@ def _hold_and_take(config: Config, tasks: Tasks, options: Options) -> DropSummar
     store = create_store(config.store)
     set_aside_already: set[str] = set()
     taken: list[tuple[ScanSummary, EmbedSummary]] = []
-    with writer_lock(store, wait=options.wait) as check_lock:
+    with writer_lock(store, wait=options.wait) as check_lock, ends_when_stalled(config):
         while True:
             try:
                 close_runs(store)  # an interrupted one may have left its plan

@@ -4,6 +4,7 @@ from prefect import flow
 
 from flows import run_names
 from flows.drop import DEFAULT_OPTIONS, Options
+from flows.endings import as_flow
 from flows.in_prefect import planned, seen
 from flows.relabel import RelabelSummary, relabel_store
 from flows.runners import PrefectTasks
@@ -21,6 +22,10 @@ def relabel_images(
         options: Of this run alone.
         select: Whether to select anew as well; without, the next drop does.
     """
+    return as_flow(_relabel, config, options, select)
+
+
+def _relabel(config: Config, options: Options, select: bool) -> RelabelSummary:
     with seen(config) as run:
         summary = relabel_store(config, PrefectTasks(), options, select)
         run.rename(run_names.of_relabelling(config, summary))

@@ -52,6 +52,9 @@ class ScanConfig(Section):
         le=31_536_000,
         description="a file younger than this, in seconds, waits for the next run",
     )
+    poll_seconds: float = Field(
+        60, ge=1, description="serve --watch: between looks at buckets and network mounts"
+    )
     decode_seconds: float = Field(
         60, gt=0, description="a file that takes longer to decode is recorded as unreadable"
     )
@@ -253,4 +256,7 @@ class RunConfig(Section):
     )
     decode_workers: int = Field(
         0, ge=0, description="processes that decode images; 0: one per core"
+    )
+    stall_seconds: float = Field(
+        1800, ge=0, description="a run that does nothing for so long is ended; 0: never"
     )

@@ -36,7 +36,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is loaded: a core ea
 
 # The files that take longest are begun first, so that none is left over at the end.
 SLOW = [
-    *("test_crash", "prefect", "test_ray", "test_verify"),
+    *("test_crash", "test_serve", "prefect", "test_ray", "test_deploy", "test_verify"),
     *("test_leases", "test_workers", "test_remote_runs"),
 ]
 PREFECT = {"test_flows", "test_readme", "test_relabel", "test_caption"}  # one Prefect demo for all

@@ -43,12 +43,12 @@ HOMES = {
         "pipeline.notice",
         "pipeline.validation",
         "flows.drop",
-        "flows.schedule",
         "flows.api",
     ],
     "fastapi": ["flows.api"],
     "starlette": ["flows.api"],
-    "uvicorn": ["flows.api"],
+    "uvicorn": ["flows.api", "flows.local_server"],
+    "watchfiles": ["flows.arrivals"],
 }
 PRINTERS = {"flows"}
 
