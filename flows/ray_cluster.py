@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pipeline.cores import cores
 from pipeline.errors import InputError
-from pipeline.sections import RunConfig
+from pipeline.knobs_of_run import RunConfig
 
 logger = logging.getLogger(__name__)
 

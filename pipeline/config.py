@@ -9,13 +9,13 @@ from pydantic import BaseModel, Field, ValidationError
 from pipeline.errors import InputError
 from pipeline.homes import without_tilde
 from pipeline.knobs_of_api import ApiConfig
+from pipeline.knobs_of_run import RunConfig
 from pipeline.notice import MetricsConfig, NotifyConfig
 from pipeline.sections import (
     CaptionConfig,
     EncoderConfig,
     IndexConfig,
     LabelsConfig,
-    RunConfig,
     ScanConfig,
     Section,
     SelectConfig,

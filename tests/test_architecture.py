@@ -38,6 +38,7 @@ HOMES = {
     "pydantic": [
         "pipeline.config",
         "pipeline.knobs_of_api",
+        "pipeline.knobs_of_run",
         "pipeline.sections",
         "pipeline.label_set",
         "pipeline.notice",
