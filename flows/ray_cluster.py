@@ -135,6 +135,8 @@ def _environment(*, own: bool) -> Iterator[None]:
     or Ray would leave a token in the user's home.
     """
     wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if own:  # else workers are nicer to the rest of the machine than a run without Ray is
+        wanted["RAY_worker_niceness"] = "0"
     if own and "RAY_AUTH_MODE" not in os.environ:
         wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     added = {name: value for name, value in wanted.items() if name not in os.environ}

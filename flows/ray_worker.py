@@ -1,6 +1,6 @@
 """A worker of a Ray cluster: shards are given to it one by one, it writes their parts to the store.
 
-It does what a run on one machine does, `stages.embed_here`, which asks for a shard when the one
+It does what a run on one machine does, `embed_here`, which asks for a shard when the one
 before is nearly through: the model never waits, and is loaded once. Its methods are called by
 several threads at once. Nothing here knows of Ray.
 """
@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from threading import Condition
 from typing import Any, NamedTuple
 
-from flows import stages
+from flows.embedding import embed_here
 from flows.progress import listener
 from flows.quiet import quiet_libraries
 from pipeline.clip.embed import EmbedSummary
@@ -73,7 +73,7 @@ class Worker:
         """
         listener.set(self)
         try:
-            return stages.embed_here(self._config, self._run_id, self._shards(), self._check)
+            return embed_here(self._config, self._run_id, self._shards(), self._check)
         except InputError as error:
             raise InputError(f"Ray worker on {_here()}: {error}") from error
 

@@ -3,15 +3,13 @@
 They take and return names and summaries, never arrays, so that they can run as tasks anywhere.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.progress import listener
 from flows.ray_cluster import require_ray
 from flows.resources import (
-    decoders,
-    device_decoder,
     encoder,
     model_name,
     question,
@@ -23,7 +21,6 @@ from pipeline.captions import current_captions
 from pipeline.compaction import CompactSummary, small_parts
 from pipeline.compaction import compact as compact_store
 from pipeline.config import Config
-from pipeline.cores import cores
 from pipeline.images.scan import (
     Changes,
     ScanSummary,
@@ -43,8 +40,6 @@ from pipeline.training import selection
 
 if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no time for
     from pipeline.clip.embed import EmbedSummary
-
-_REMOTE_READERS = 16  # an object takes long to come, and little of this machine meanwhile
 
 
 def look(config: Config, store: Store, *, retry_failed: bool = False) -> Changes:
@@ -91,6 +86,7 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
         shards: how many its plan has.
         check: called before each commit; raises when the store is not ours any more.
     """
+    from flows.embedding import embed_here
     from pipeline.clip.embed import EmbedSummary
     from pipeline.clip.sharing import committed, counted
 
@@ -107,39 +103,6 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
     else:
         done = embed_here(config, run_id, left, check)
     return counted(store, run_id, before) + done if before else done
-
-
-def embed_here(
-    config: Config, run_id: str, shards: Iterable[int], check: Callable[[], None]
-) -> "EmbedSummary":
-    """Embed some shards of a run's plan in this process, in one go.
-
-    Args:
-        config: what is wanted; its store is this encoder's already.
-        run_id: the run.
-        shards: their numbers; the next is asked for when it is reached.
-        check: called before each commit; raises when nothing more may be written.
-    """
-    from pipeline.clip.embed import embed_shards
-
-    require_device(config)
-    workers = config.run.decode_workers or cores()
-    remote = any("://" in source for source in config.sources)
-    with decoders(config, workers) as pool:
-        gpu = device_decoder(config, pool.decode) if config.encoder.decode == "gpu" else None
-        return embed_shards(
-            open_store(config.store),
-            run_id,
-            shards,
-            encoder(config),
-            decode=gpu.decode if gpu else pool.decode,
-            encode=gpu.encode if gpu else None,
-            now=datetime.now(UTC),
-            batch_size=config.encoder.batch_size,
-            threads=max(workers, _REMOTE_READERS) if remote else workers,
-            check=check,
-            on_progress=listener.get().advance,
-        )
 
 
 def finish_embedding(config: Config, run_id: str) -> None:

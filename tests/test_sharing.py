@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows import stages
+from flows.embedding import embed_here
 from pipeline.clip.embed import EmbedSummary, embed_shards
 from pipeline.clip.sharing import (
     close_runs,
@@ -140,7 +141,7 @@ def test_called_again_the_stage_leaves_alone_what_is_committed(
     store = create_store(config.store)
     shards = plan(store, source)
     stages.claim(config)
-    stages.embed_here(config, RUN, [0, 2], lambda: None)
+    embed_here(config, RUN, [0, 2], lambda: None)
     first = {name: store.folder.read(name) for name in store.folder.sizes()}
     summary = stages.embed(config, RUN, shards, lambda: None)
     assert (summary.files, summary.embedded, summary.known, summary.unreadable) == (6, 3, 2, 1)
