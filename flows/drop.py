@@ -7,7 +7,9 @@ import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from flows import metrics, reporting, stages, training
 from flows.circumstances import Circumstances, circumstances, started
@@ -18,11 +20,12 @@ from flows.runners import Steps, Tasks
 from flows.stale import head_is_current, recipe, select_settings, stale_stages
 from flows.watchdog import ends_when_stalled
 from pipeline.clip.embed import EmbedSummary
+from pipeline.clip.sharing import close_runs
 from pipeline.clock import Clock
 from pipeline.compaction import CompactSummary
 from pipeline.config import Config
 from pipeline.errors import DamagedFileError, LeakageError, StoreBusyError
-from pipeline.images.scan import ScanSummary, discard_plans, together
+from pipeline.images.scan import ScanSummary, together
 from pipeline.labels.labelling import LabelSummary, recover_vectors
 from pipeline.locking import Check, writer_lock
 from pipeline.opening import create_store, open_store, peek_store
@@ -41,8 +44,8 @@ logger = logging.getLogger(__name__)
 class Options:
     """What the caller of a single run may ask for beside the config."""
 
-    retry_failed: bool = False
-    wait: bool = False  # for another writer to finish
+    retry_failed: Annotated[bool, Field(description="try unreadable files again")] = False
+    wait: Annotated[bool, Field(description="for another writer to finish")] = False
 
 
 DEFAULT_OPTIONS = Options()
@@ -88,9 +91,9 @@ def _hold_and_take(config: Config, tasks: Tasks, options: Options) -> DropSummar
     set_aside_already: set[str] = set()
     taken: list[tuple[ScanSummary, EmbedSummary]] = []
     with writer_lock(store, wait=options.wait) as check_lock, ends_when_stalled(config):
-        discard_plans(store)  # an interrupted run may have left one
         while True:
             try:
+                close_runs(store)  # an interrupted one may have left its plan
                 return _take_drop(config, tasks, options, check_lock, taken)
             except DamagedFileError as damage:
                 if damage.name in set_aside_already:
@@ -167,9 +170,10 @@ def tidy(config: Config, waiting: int) -> None:
     store = peek_store(config.store)
     if store.local is None or not store.local.is_dir():
         return
-    # Whoever holds the store tidies it; one that may not be written to stays as it is.
-    with suppress(StoreBusyError, OSError), writer_lock(store):
-        discard_plans(store)
+    # Whoever holds the store tidies it; one that may not be written to stays as it is, and what is
+    # damaged there is told by the next run that reads it.
+    with suppress(StoreBusyError, DamagedFileError, OSError), writer_lock(store):
+        close_runs(store)
 
 
 def train_head(config: Config, tasks: Tasks, options: Options) -> "TrainSummary":

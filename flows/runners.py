@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from flows.progress import listener
 from flows.retries import BACK_OFF, worth_another_try
+from flows.sentences import of_step
 from pipeline.clock import Clock
 from pipeline.locking import Check
 
@@ -69,5 +70,5 @@ class Steps:
         listener.get().stage(name, files)
         with self._clock(name):
             summary = self._tasks.run(name, step, *args)
-        logger.info("%s: %s", name, summary)
+        logger.info(of_step(name, summary))
         return summary

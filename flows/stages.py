@@ -3,11 +3,12 @@
 They take and return names and summaries, never arrays, so that they can run as tasks anywhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from flows.progress import listener
+from flows.ray_cluster import require_ray
 from flows.resources import (
     decoders,
     device_decoder,
@@ -26,7 +27,6 @@ from pipeline.cores import cores
 from pipeline.images.scan import (
     Changes,
     ScanSummary,
-    discard_plans,
     find_changes,
     finish_tars,
     record_changes,
@@ -65,7 +65,10 @@ def claim(config: Config) -> None:
         InputError: the model or its device cannot be had, or the store holds embeddings of
             another one.
     """
-    require_device(config)
+    if config.run.engine == "ray":
+        require_ray(config.run.ray_address)
+    else:  # the workers look for theirs
+        require_device(config)
     create_store(config.store).claim(encoder(config).identity, model_name(config))
 
 
@@ -78,7 +81,9 @@ def scan(config: Config, retry_failed: bool) -> ScanSummary:
 
 
 def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -> "EmbedSummary":
-    """Embed the shards of a run's plan, in one go.
+    """Embed the shards of a run's plan: here, or on the workers of a Ray cluster.
+
+    Called again for the same run, it leaves alone what it had committed.
 
     Args:
         config: what is wanted.
@@ -86,11 +91,38 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
         shards: how many its plan has.
         check: called before each commit; raises when the store is not ours any more.
     """
-    from pipeline.clip.embed import EmbedSummary, embed_shards
+    from pipeline.clip.embed import EmbedSummary
+    from pipeline.clip.sharing import committed, counted
 
     if not shards:
         return EmbedSummary()
     claim(config)
+    store = open_store(config.store)
+    before = committed(store, run_id)
+    left = [shard for shard in range(shards) if shard not in before]
+    if config.run.engine == "ray":
+        from flows.ray_engine import embed_on_ray
+
+        done = embed_on_ray(config, run_id, left, check)
+    else:
+        done = embed_here(config, run_id, left, check)
+    return counted(store, run_id, before) + done if before else done
+
+
+def embed_here(
+    config: Config, run_id: str, shards: Iterable[int], check: Callable[[], None]
+) -> "EmbedSummary":
+    """Embed some shards of a run's plan in this process, in one go.
+
+    Args:
+        config: what is wanted; its store is this encoder's already.
+        run_id: the run.
+        shards: their numbers; the next is asked for when it is reached.
+        check: called before each commit; raises when nothing more may be written.
+    """
+    from pipeline.clip.embed import embed_shards
+
+    require_device(config)
     workers = config.run.decode_workers or cores()
     remote = any("://" in source for source in config.sources)
     with decoders(config, workers) as pool:
@@ -98,7 +130,7 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
         return embed_shards(
             open_store(config.store),
             run_id,
-            range(shards),
+            shards,
             encoder(config),
             decode=gpu.decode if gpu else pool.decode,
             encode=gpu.encode if gpu else None,
@@ -112,9 +144,11 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
 
 def finish_embedding(config: Config, run_id: str) -> None:
     """Record the tars whose members were all read, and clear away what only the shards needed."""
+    from pipeline.clip.sharing import close_runs
+
     store = open_store(config.store)
     finish_tars(store, run_id)
-    discard_plans(store)
+    close_runs(store)
 
 
 def too_many_parts(config: Config) -> bool:

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -63,10 +64,12 @@ def _file_lock(root: Path, *, wait: bool) -> Iterator[None]:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "token": uuid.uuid4().hex,  # a process may hold it twice within a second
         }
         file.truncate(0)
         file.write(json.dumps(owner))
         file.flush()
+        os.fsync(file.fileno())  # workers on other hosts look whether it is still there
         yield
 
 

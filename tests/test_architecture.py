@@ -22,6 +22,7 @@ LAYERS = [
 # Where a library may be imported; everywhere below these, and nowhere else.
 HOMES = {
     "prefect": ["flows"],
+    "ray": ["flows.ray_cluster"],
     "typer": ["flows"],
     "rich": ["flows"],
     "torch": ["pipeline.clip", "pipeline.training"],
@@ -41,6 +42,7 @@ HOMES = {
         "pipeline.label_set",
         "pipeline.notice",
         "pipeline.validation",
+        "flows.drop",
         "flows.api",
     ],
     "fastapi": ["flows.api"],

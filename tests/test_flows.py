@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -57,6 +58,22 @@ def test_the_demo_shows_a_person_what_it_did(prefect_demo: DemoRun) -> None:
         assert image.height > 20 * 100  # a row per class
 
 
+def remembered(prefect_demo: DemoRun, what: str) -> list[str]:
+    """Ask the database that Prefect left, for its server has gone."""
+    with sqlite3.connect(prefect_demo.folder / "prefect-home/prefect.db") as database:
+        return [found for (found,) in database.execute(what)]
+
+
+def test_prefect_remembers_what_the_demo_did(prefect_demo: DemoRun) -> None:
+    names = remembered(prefect_demo, "SELECT name FROM flow_run")
+    assert "245 new into store demo-store, 2 unreadable" in names
+    kinds = remembered(prefect_demo, "SELECT type FROM artifact")
+    assert {"progress", "table", "markdown", "image"} <= set(kinds)
+    log = remembered(prefect_demo, "SELECT message FROM log")
+    assert any(line.startswith("embed: 242 images embedded, 1 known already") for line in log)
+    assert "images embedded" not in prefect_demo.notes  # the bars are all a person need see
+
+
 def test_training_through_prefect_gives_the_head_that_the_run_gave(
     prefect_demo: DemoRun, tmp_path: Path
 ) -> None:
@@ -65,6 +82,8 @@ def test_training_through_prefect_gives_the_head_that_the_run_gave(
     run = pseudolabel("train", "--store", "store", "--json", cwd=tmp_path, PREFECT_HOME=home)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["train"] + json.loads(run.stdout)["valid"] == 182
+    names = remembered(prefect_demo, "SELECT name FROM flow_run")
+    assert "linear trained on 154 images of store store" in names
     [before] = prefect_demo.store.glob("models/head/*.safetensors")
     [after] = tmp_path.glob("store/models/head/*.safetensors")
     assert after.read_bytes() == before.read_bytes()

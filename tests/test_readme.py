@@ -79,10 +79,11 @@ def test_the_three_commands_run_with_a_model_at_hand(
 
 
 def test_the_configs_are_valid() -> None:
-    remote, config, label_set, told = (tomllib.loads(block) for block in blocks("toml"))
+    remote, config, label_set, ray, told = (tomllib.loads(block) for block in blocks("toml"))
     assert make_config(remote).store == "s3://bucket/store"
     assert make_config(config).labels.abstain_below == 0.3
     assert make_config(config).select.policy == "quantile"
+    assert (make_config(ray).run.engine, make_config(ray).run.num_gpus) == ("ray", 1)
     assert make_config(told).notify.on_drift
     assert LabelSet.model_validate(label_set).names == ["dog", "crane"]
 

@@ -1,7 +1,7 @@
 """Shards on their way into the store: what was seen of their files, the vectors they wait for."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -174,7 +174,7 @@ class Writer:
 class ShardQueue:
     """The shards of a run, oldest first; each goes to the writer when nothing of it is missing."""
 
-    def __init__(self, store: Store, run_id: str, numbers: Sequence[int], writer: Writer) -> None:
+    def __init__(self, store: Store, run_id: str, numbers: Iterable[int], writer: Writer) -> None:
         """Read no plan yet."""
         self.totals: Counter[str] = Counter()  # as `Shard.counts`, of those that are whole
         self._store, self._run_id, self._numbers, self._writer = store, run_id, numbers, writer

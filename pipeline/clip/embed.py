@@ -6,7 +6,7 @@ batches reach across shards, and a shard is committed when its last vector is th
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -56,7 +56,7 @@ class EmbedSummary:
 def embed_shards(
     store: Store,
     run_id: str,
-    shards: Sequence[int],
+    shards: Iterable[int],
     encoder: ImageEncoder,
     *,
     decode: DecodeOrLeave,
@@ -75,7 +75,7 @@ def embed_shards(
     Args:
         store: the store to write to.
         run_id: the run whose plan is followed.
-        shards: their numbers in the plan.
+        shards: their numbers in the plan; asked for one by one, as they are reached.
         encoder: the model; the store refuses one that is not its own.
         decode: makes pixels for this encoder, or says why not; called from many threads.
         encode: embeds what `decode` returns, where that may be undecoded; called by the lanes.
@@ -90,7 +90,7 @@ def embed_shards(
     """
     store.claim(encoder.identity)
     started, clock, size = time.perf_counter(), Clock(), BatchSize(batch_size)
-    known = set(store.read("embeddings", ["image_id"])["image_id"])
+    known = _known(store, run_id)
     told = _Told(on_progress)
 
     def commit(shard: Shard) -> None:
@@ -121,6 +121,19 @@ def embed_shards(
         told.finish()
     wall = time.perf_counter() - started
     return _summary(queue.totals, size, clock, wall)
+
+
+def _known(store: Store, run_id: str) -> set[str]:
+    """Return the ids of images that need not be embedded.
+
+    What a shard of this very run has left without its observations does not count: the shard is
+    done again, and its part replaced whole.
+    """
+    parts = store.parts("embeddings")
+    own = {part for part in parts if part.startswith(f"{run_id}-")}
+    left = own - set(store.parts("files")) if own else own
+    kept = [part for part in parts if part not in left]
+    return set(store.read("embeddings", ["image_id"], kept)["image_id"])
 
 
 class _Told:

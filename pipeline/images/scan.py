@@ -24,6 +24,7 @@ from pipeline.tables import FILES
 logger = logging.getLogger(__name__)
 
 __all__ = [
+    "PLANS",
     "Changes",
     "Rules",
     "ScanSummary",
@@ -34,10 +35,11 @@ __all__ = [
     "observe",
     "read_shard",
     "record_changes",
+    "shard_sizes",
     "together",
 ]
 
-_PLANS = "plans"  # the folder of what a run under way is to read
+PLANS = "plans"  # the folder of what a run under way is to read
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,13 @@ def read_shard(store: Store, run_id: str, shard: int) -> pl.DataFrame:
     return rows
 
 
+def shard_sizes(store: Store, run_id: str) -> list[int]:
+    """Return how many files each shard of a run has."""
+    with store.folder.filesystem.open_input_file(store.folder.full(_plan_name(run_id))) as file:
+        held = pq.ParquetFile(file).metadata
+        return [held.row_group(shard).num_rows for shard in range(held.num_row_groups)]
+
+
 def finish_tars(store: Store, run_id: str) -> int:
     """Record those tars of a run of which every planned member was observed.
 
@@ -187,8 +196,8 @@ def finish_tars(store: Store, run_id: str) -> int:
 
 def discard_plans(store: Store) -> None:
     """Remove plans that every shard has followed, or whose run was interrupted."""
-    for name in store.folder.names(_PLANS):
-        store.delete(f"{_PLANS}/{name}")
+    for name in store.folder.names(PLANS):
+        store.delete(f"{PLANS}/{name}")
 
 
 def _warn_of_empty(store: Store, changes: Changes) -> None:
@@ -230,8 +239,8 @@ def _put(store: Store, name: str, rows: pl.DataFrame, shard_rows: int) -> None:
 
 
 def _plan_name(run_id: str) -> str:
-    return f"{_PLANS}/{run_id}.parquet"
+    return f"{PLANS}/{run_id}.parquet"
 
 
 def _tars_name(run_id: str) -> str:
-    return f"{_PLANS}/{run_id}-tars.parquet"
+    return f"{PLANS}/{run_id}-tars.parquet"
