@@ -18,7 +18,7 @@ from flows.commands.search import search
 from flows.commands.serve import deploy, serve
 from pipeline.errors import PseudolabelError, exit_code
 
-if multiprocessing.parent_process() is not None:
+if multiprocessing.current_process().name != "MainProcess":  # parent_process() is not set yet
     # A run that `serve` has started: Ctrl-C in their terminal is for serve alone, which then stops
     # its run. Here, for nothing of ours is called before Prefect is imported, which takes seconds.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
