@@ -99,8 +99,9 @@ def test_drops_are_labelled_whatever_is_killed_between(tmp_path: Path) -> None:
         shutil.copytree(DATA / "images", serve.source / "second")
         os.kill(mid_run(serve, run, 3), signal.SIGKILL)
         wait_until(lambda: "Crashed" in serve.states(), 20)
-        # The next run is killed together with all of serve.
+        # The next run, which the clock has begun, is killed together with all of serve.
         child = mid_run(serve, run, 3)
+        assert any(r["auto_scheduled"] for r in serve.runs() if r["state_name"] == "Running")
         assert serve.embedded() < IMAGES
         committed = {path: path.read_bytes() for path in serve.parts()}
         os.kill(run.process.pid, signal.SIGKILL)
