@@ -94,6 +94,30 @@ def test_an_image_meets_the_cells_nearest_to_it_and_no_other() -> None:
         assert (order[block.asked, :5] == cell).any(axis=1).all()
 
 
+def many_crowds(count: int, wide: int = 128) -> Rows:
+    """As many crowds as cells: k-means misses a third of them, which one cell gathers."""
+    chance = np.random.default_rng(3)
+    centres = unit_rows(unit_rows(chance.normal(size=(120, wide))) + 2 * np.eye(wide)[0])
+    near = centres[chance.integers(120, size=count)]
+    return Rows(unit_rows(near + 0.3 / wide**0.5 * chance.normal(size=(count, wide))))
+
+
+def test_no_cell_holds_many_times_what_the_others_do() -> None:
+    cells = make_cells(many_crowds(3600))
+    sizes = np.bincount(cells.homes, minlength=len(cells.centroids))
+    assert sizes.sum() == 3600
+    assert sizes.max() <= 4 * 3600 / 120  # 120 are 2 sqrt(3600)
+    assert len(sizes) < 3 * 120
+
+
+def test_images_that_are_all_equal_stay_in_their_cell() -> None:
+    same = np.repeat(np.eye(12, dtype=np.float32)[:1], 800, axis=0)
+    index = Rows(np.concatenate([same, crowds(800).rows]))
+    cells = make_cells(index)
+    assert len(set(cells.homes[:800].tolist())) == 1
+    assert len(cells.centroids) < 4 * 80
+
+
 @pytest.mark.parametrize("target", [0.6, 0.9, 1.0])
 def test_cells_are_looked_at_until_the_target_is_reached(target: float) -> None:
     index = crowds(2000, spread=0.5)

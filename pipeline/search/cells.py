@@ -36,6 +36,8 @@ TARGET = 0.95  # recall, of the K nearest others
 SAMPLE = 256  # images that recall is measured on
 _CACHE = "cache/cells.npz"
 _PER_CENTROID = 40  # images that a centroid is trained on
+_LARGE = 4  # times the mean number of images of a cell
+_SHRINKS = 0.9  # the share of images in large cells that may be left for dividing to go on
 _ROUNDS = 10  # of k-means: more of them hardly change who is found
 
 logger = logging.getLogger(__name__)
@@ -83,10 +85,44 @@ class Cells:
 
 
 def make_cells(index: Vectors) -> Cells:
-    """Divide an index into 2 sqrt(N) cells, with spherical k-means on a sample of it."""
+    """Divide an index into 2 sqrt(N) cells or some more, by spherical k-means on a sample of it.
+
+    K-means leaves crowds without a centroid, and these gather in one cell: where 1,000,000 vectors
+    lie in 2,000 crowds, in one of a third of them all. Such cells are divided again.
+    """
     count, number = len(index), max(1, int(2 * len(index) ** 0.5))
-    size = min(count, _PER_CENTROID * number)
-    sample = np.sort(np.random.default_rng(0).choice(count, size, replace=False))
+    every = np.arange(count)
+    cells = Cells(index, _centroids(index, every, number), np.empty(0, np.int32), 0, trained=count)
+    cells = replace(cells, homes=cells.nearest(every, 1)[:, 0])
+    crowded = count
+    while True:
+        sizes = np.bincount(cells.homes, minlength=len(cells.centroids))
+        large = np.flatnonzero(sizes > _LARGE * count / number)
+        if not len(large) or sizes[large].sum() > _SHRINKS * crowded:  # equal vectors stay together
+            break
+        crowded = int(sizes[large].sum())
+        cells = _divided(cells, large, count / number)
+    return replace(cells, homes=cells.nearest(every, 1)[:, 0])
+
+
+def _divided(cells: Cells, large: Ints, mean: float) -> Cells:
+    """Divide some cells into ones of that many images; only their images get other homes."""
+    index, homes = cells.index, cells.homes
+    members = [np.flatnonzero(homes == cell) for cell in large]
+    made = [_centroids(index, rows, ceil(len(rows) / mean)) for rows in members]
+    kept = np.ones(len(cells.centroids), np.bool_)
+    kept[large] = False
+    homes = (np.cumsum(kept) - 1).astype(np.int32)[homes]
+    cells = replace(cells, centroids=np.concatenate([cells.centroids[kept], *made]))
+    moved = np.concatenate(members)
+    homes[moved] = cells.nearest(moved, 1)[:, 0]
+    return replace(cells, homes=homes)
+
+
+def _centroids(index: Vectors, rows: Ints, number: int) -> Floats:
+    """Return (number, D) centroids of some images."""
+    size = min(len(rows), _PER_CENTROID * number)
+    sample = np.sort(np.random.default_rng(0).choice(rows, size, replace=False))
     training = faiss.Kmeans(
         index.dimension,
         number,
@@ -97,9 +133,7 @@ def make_cells(index: Vectors) -> Cells:
         max_points_per_centroid=_PER_CENTROID,
     )
     training.train(index.vectors(sample))
-    centroids: Floats = np.asarray(training.centroids, np.float32)
-    cells = Cells(index, centroids, np.empty(0, np.int32), probes=0, trained=count)
-    return replace(cells, homes=cells.nearest(np.arange(count), 1)[:, 0])
+    return np.asarray(training.centroids, np.float32)
 
 
 def load_cells(store: Store, index: Vectors, ids: list[str]) -> Cells:
