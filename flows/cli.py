@@ -1,6 +1,8 @@
 """`pseudolabel`: the command line. Exit codes: 0 done, 1 failed, 2 bad input, 3 store is busy."""
 
 import io
+import multiprocessing
+import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -13,7 +15,13 @@ from flows.commands.audit import audit
 from flows.commands.caption import caption
 from flows.commands.duplicates import duplicates
 from flows.commands.search import search
+from flows.commands.serve import deploy, serve
 from pipeline.errors import PseudolabelError, exit_code
+
+if multiprocessing.current_process().name != "MainProcess":  # parent_process() is not set yet
+    # A run that `serve` has started: Ctrl-C in their terminal is for serve alone, which then stops
+    # its run. Here, for nothing of ours is called before Prefect is imported, which takes seconds.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -29,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (
-    *(run.demo, run.init, run.run, run.relabel, run.select, run.serve),
+    *(run.demo, run.init, run.run, run.relabel, run.select, serve, deploy),
     *(query.classify, search, duplicates, api),
     *(training.train, training.self_train, training.predict),
     *(report.evaluate, audit, caption, report.export, report.report, report.status),

@@ -1,10 +1,10 @@
 """Between the command line and the flows: look first, and start Prefect only when there is work."""
 
-import os
-import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flows import resources, stages
@@ -19,6 +19,7 @@ from flows.progress import listener
 from flows.quiet import quiet_prefect
 from flows.relabel import RelabelSummary, relabel_store
 from flows.runners import PlainTasks
+from flows.stopping import cleaned_by, stops_at_once
 from pipeline.config import Config
 from pipeline.errors import DamagedFileError, InputError, PseudolabelError
 from pipeline.opening import open_store, peek_store
@@ -54,7 +55,7 @@ def run_and_show(
     wait: bool = False,
 ) -> None:
     """Run one drop where there is anything to do, and show what came of it."""
-    with watched(config):
+    with stops_at_once(), watched(config):
         _run_and_show(config, plain, as_json, Options(retry_failed=retry_failed, wait=wait))
 
 
@@ -91,7 +92,7 @@ def _run_and_show(config: Config, plain: bool, as_json: bool, options: Options) 
 def train(config: Config, *, plain: bool, wait: bool) -> "TrainSummary":
     """Fit a head to the selection that the store holds."""
     options = Options(wait=wait)
-    with progress_shown("load"), _prefect(plain=plain) as ready:
+    with stops_at_once(), progress_shown("load"), _prefect(plain=plain) as ready:
         if plain:
             return train_head(config, PlainTasks(), options)
         listener.get().stage(_WAIT_NOTE)
@@ -106,7 +107,7 @@ def relabel(config: Config, *, plain: bool, wait: bool, select: bool) -> Relabel
     resources.label_set(config)  # mistakes are told before Prefect is waited for
     open_store(config.store)
     options = Options(wait=wait)
-    with progress_shown("load"), _prefect(plain=plain) as ready:
+    with stops_at_once(), progress_shown("load"), _prefect(plain=plain) as ready:
         if plain:
             return relabel_store(config, PlainTasks(), options, select)
         listener.get().stage(_WAIT_NOTE)
@@ -119,7 +120,7 @@ def relabel(config: Config, *, plain: bool, wait: bool, select: bool) -> Relabel
 def caption(config: Config, *, plain: bool, wait: bool, limit: int) -> "CaptionSummary":
     """Write captions for the images of the store that have none."""
     options = Options(wait=wait)
-    with progress_shown("load model"), _prefect(plain=plain) as ready:
+    with stops_at_once(), progress_shown("load model"), _prefect(plain=plain) as ready:
         resources.captioner(config)  # a wrong one is told before Prefect is waited for
         if plain:
             return caption_store(config, PlainTasks(), options, limit)
@@ -130,32 +131,15 @@ def caption(config: Config, *, plain: bool, wait: bool, limit: int) -> "CaptionS
         return _called(caption_images, config, options, limit)
 
 
-def serve(config: Config, *, every: float | None, cron: str | None) -> None:
-    """Serve the flow until stopped."""
-    quiet_prefect("INFO")
-    resources.label_set(config)
-    from prefect.settings import PREFECT_API_URL
-
-    if not PREFECT_API_URL.value():
-        raise InputError(
-            "serve needs a Prefect server that stays: run `prefect server start`, then set "
-            "PREFECT_API_URL=http://127.0.0.1:4200/api"
-        )
-    _start_prefect()
-    from flows.schedule import serve as serve_flow
-
-    notes.print(f"serving {', '.join(config.sources)} into {config.store}; Ctrl-C stops")
-    serve_flow(config, every=every, cron=cron)
-
-
 @contextmanager
 def _prefect(*, plain: bool) -> Iterator[Future[None]]:
     """Start Prefect in the background, where it is wanted: the model loads meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="prefect-start") as pool:
-        yield pool.submit(_nothing if plain else _start_prefect)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="prefect-start")
+    with cleaned_by(_stop_prefect), pool:
+        yield pool.submit(_nothing if plain else start_prefect)
 
 
-def _start_prefect() -> None:
+def start_prefect() -> None:
     """Import Prefect and make sure that a server answers: the configured or a temporary one.
 
     Raises:
@@ -178,8 +162,7 @@ def _called(flow: "Flow[P, R]", *arguments: P.args, **named: P.kwargs) -> R:
     import httpx
 
     try:
-        with _stops_at_once():
-            return flow(*arguments, **named)
+        return flow(*arguments, **named)
     except httpx.HTTPError as error:
         raise PseudolabelError(
             f"Prefect's server went away during the run ({error}). What was committed stays: run "
@@ -187,27 +170,16 @@ def _called(flow: "Flow[P, R]", *arguments: P.args, **named: P.kwargs) -> R:
         ) from error
 
 
-@contextmanager
-def _stops_at_once() -> Iterator[None]:
-    """Let Ctrl-C end a run at once where Prefect's server is a temporary one of ours.
-
-    A terminal sends Ctrl-C to that server as well, and Prefect would try for a minute to tell a
-    dead server that the run was stopped. Nothing is lost: the store is as after a power cut.
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL
-
-    def stop(signal_number: int, frame: object) -> None:  # noqa: ARG001 - as `signal` calls it
-        notes.print("stopped; what was committed stays, and the next run goes on from it")
-        SubprocessASGIServer().stop()
-        os._exit(130)
-
-    before = None if PREFECT_API_URL.value() else signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+def _stop_prefect(*_: object) -> None:
+    """Stop the temporary server, where there is one."""
+    api = sys.modules.get("prefect.server.api.server")
+    server = api.SubprocessASGIServer().server_process if api is not None else None
+    if server is not None:
+        server.terminate()
+        try:
+            server.wait(2)
+        except TimeoutExpired:
+            server.kill()
 
 
 def _nothing() -> None:

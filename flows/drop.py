@@ -7,7 +7,9 @@ import logging
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from flows import metrics, reporting, stages, training
 from flows.circumstances import Circumstances, circumstances, started
@@ -16,6 +18,7 @@ from flows.notify import tell_drift, watched
 from flows.progress import listener
 from flows.runners import Steps, Tasks
 from flows.stale import head_is_current, recipe, select_settings, stale_stages
+from flows.watchdog import ends_when_stalled
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clip.sharing import close_runs
 from pipeline.clock import Clock
@@ -41,8 +44,8 @@ logger = logging.getLogger(__name__)
 class Options:
     """What the caller of a single run may ask for beside the config."""
 
-    retry_failed: bool = False
-    wait: bool = False  # for another writer to finish
+    retry_failed: Annotated[bool, Field(description="try unreadable files again")] = False
+    wait: Annotated[bool, Field(description="for another writer to finish")] = False
 
 
 DEFAULT_OPTIONS = Options()
@@ -87,7 +90,7 @@ def _hold_and_take(config: Config, tasks: Tasks, options: Options) -> DropSummar
     store = create_store(config.store)
     set_aside_already: set[str] = set()
     taken: list[tuple[ScanSummary, EmbedSummary]] = []
-    with writer_lock(store, wait=options.wait) as check_lock:
+    with writer_lock(store, wait=options.wait) as check_lock, ends_when_stalled(config):
         while True:
             try:
                 close_runs(store)  # an interrupted one may have left its plan

@@ -42,7 +42,7 @@ def watched(config: Config) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        _tell_failure(config, error)
+        tell_failure(config, error)
         raise
     finally:
         _watching.reset(token)
@@ -62,7 +62,8 @@ def tell_drift(config: Config, run_id: str, report: ReportSummary | None) -> Non
         call_hook(wanted.on_drift, _message(config, "drift", run_id=run_id, **about), wanted)
 
 
-def _tell_failure(config: Config, error: Exception) -> None:
+def tell_failure(config: Config, error: Exception) -> None:
+    """Tell the owner that a run failed, and count it."""
     code = exit_code(error)
     record_outside(config, "failed", {})
     if config.notify.on_failure:

@@ -32,7 +32,9 @@ def quiet_prefect(level: str = "CRITICAL") -> None:
 
 def quiet_libraries() -> None:
     """Keep log lines of libraries, which call the root logger, out of a person's sight."""
-    logging.basicConfig(level=logging.ERROR, format="%(message)s")
+    shown = logging.StreamHandler()
+    shown.setLevel(logging.WARNING)  # a flow has more said than that, to Prefect's log
+    logging.basicConfig(level=logging.ERROR, format="%(message)s", handlers=[shown])
     logging.getLogger("pipeline").setLevel(logging.WARNING)
     logging.getLogger("flows").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(open_clip|torch|prefect|PIL)(\.|$)")

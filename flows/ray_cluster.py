@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import tempfile
@@ -18,9 +19,10 @@ from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows.stopping import cleaned_by
 from pipeline.cores import cores
 from pipeline.errors import InputError
-from pipeline.sections import RunConfig
+from pipeline.knobs_of_run import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +91,13 @@ def cluster(address: str) -> Iterator[Any]:
             except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
                 raise InputError(_silent(address, str(error))) from error
             take_signals_back()
+
+            def leave(*_: object) -> None:  # a command that is stopped at once unwinds nothing
+                ray.shutdown()
+                shutil.rmtree(folder, ignore_errors=True)
+
             try:
-                with redirect_stdout(_Overheard()):
+                with cleaned_by(leave), redirect_stdout(_Overheard()):
                     yield ray
             finally:
                 ray.shutdown()

@@ -29,6 +29,8 @@ class ReportSummary:
     drift: str  # none, some, strong or not known
     drift_reason: str
     agreement: "AgreementSummary | None"  # null: nothing is labelled, or no neighbours are known
+    headline: str = ""  # whether anything needs a person's eye
+    points: tuple[str, ...] = ()  # what that is, and what else is worth knowing
 
 
 def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSummary:
@@ -42,6 +44,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
     from pipeline.reports.contact_sheet import THUMBNAIL, contact_sheet
     from pipeline.reports.openmetrics import run_numbers
     from pipeline.reports.run_report import gather
+    from pipeline.reports.verdict import verdict
     from pipeline.search.agreement import summarise
 
     store = open_store(config.store)
@@ -56,9 +59,16 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
                 sheet = f"runs/{run_id}/contact-sheet.png"
                 store.put(sheet, png)
         page = _put_page(store, found, pool.decode)
-    drift = found.drift
+    drift, told = found.drift, verdict(found)
     written = ReportSummary(
-        f"runs/{run_id}/summary.json", sheet, page, drift.verdict, drift.reason, agreement
+        f"runs/{run_id}/summary.json",
+        sheet,
+        page,
+        drift.verdict,
+        drift.reason,
+        agreement,
+        told.headline,
+        tuple(point.words for point in told.points),
     )
     store.put_json(written.summary, {**summary, "report": asdict(written)})
     fresh = {**run_numbers(store, found), "waiting": found.waiting}

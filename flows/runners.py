@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from flows.progress import listener
+from flows.retries import BACK_OFF, worth_another_try
+from flows.sentences import of_step
 from pipeline.clock import Clock
 from pipeline.locking import Check
 
@@ -32,7 +34,10 @@ class PlainTasks:
 
 
 class PrefectTasks:
-    """Wraps each call in a Prefect task of its own, so that Prefect shows and times it."""
+    """Wraps each call in a Prefect task of its own, so that Prefect shows and times it.
+
+    Where storage or the network fails, a step is tried again; it goes on from what was committed.
+    """
 
     def run(self, name: str, step: Callable[..., R], *args: Any) -> R:
         """Run the step as a task."""
@@ -41,7 +46,14 @@ class PrefectTasks:
 
         # The store itself knows what is done (see `pipeline.store`); Prefect's cache would answer
         # with a result whose file may be gone.
-        prefect_task = task(name=name, cache_policy=NO_CACHE, persist_result=False)
+        prefect_task = task(
+            name=name,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=len(BACK_OFF),
+            retry_delay_seconds=list(BACK_OFF),
+            retry_condition_fn=worth_another_try,
+        )
         return prefect_task(step)(*args)
 
 
@@ -58,5 +70,5 @@ class Steps:
         listener.get().stage(name, files)
         with self._clock(name):
             summary = self._tasks.run(name, step, *args)
-        logger.info("%s: %s", name, summary)
+        logger.info(of_step(name, summary))
         return summary

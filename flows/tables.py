@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from flows import sentences
 from flows.agreement_tables import show_agreement
 from flows.console import out, percent, print_json, show, table
 from flows.drop import DropSummary
@@ -58,15 +59,7 @@ def show_drop(config: Config, summary: DropSummary) -> None:
     """Show what one run did, and where everything is."""
     from pipeline.reports.evaluate import evaluate
 
-    scan, embed = summary.scan, summary.embed
-    waiting = scan.waiting + embed.waiting
-    out.print(
-        f"\n{scan.new} new, {scan.changed} changed, {scan.gone} gone: "
-        f"{embed.embedded} images embedded, {embed.known} known already, "
-        f"{embed.unreadable + scan.unopenable} unreadable, {embed.ignored} no images"
-        + (f", {waiting} waiting for the next run" if waiting else ""),
-        style="bold",
-    )
+    out.print(f"\n{sentences.of_drop(summary.scan, summary.embed)}", style="bold")
     _show_failures(config, summary.run_id)
     if summary.label is not None:
         if config.select.truth:
@@ -96,12 +89,9 @@ def show_relabelling(config: Config, summary: RelabelSummary, *, as_json: bool) 
         return
     label, took = summary.label, summary.seconds["label"]
     if label.labelled:
-        out.print(
-            f"\n{label.labelled} images labelled, {label.abstained} of them abstained, "
-            f"{label.flipped} changed by refinement, in {took:.1f} s: "
-            f"{summary.images_per_second:.0f} images/s",
-            style="bold",
-        )
+        speed = f"{summary.images_per_second:.0f} images/s"
+        told = sentences.of_labelling(label)
+        out.print(f"\n{told}, in {took:.1f} s: {speed}", style="bold")
     else:
         out.print("\nAll images had these labels already: they are in force.", style="bold")
     _show_labels(config)

@@ -9,13 +9,13 @@ from pydantic import BaseModel, Field, ValidationError
 from pipeline.errors import InputError
 from pipeline.homes import without_tilde
 from pipeline.knobs_of_api import ApiConfig
+from pipeline.knobs_of_run import RunConfig
 from pipeline.notice import MetricsConfig, NotifyConfig
 from pipeline.sections import (
     CaptionConfig,
     EncoderConfig,
     IndexConfig,
     LabelsConfig,
-    RunConfig,
     ScanConfig,
     Section,
     SelectConfig,
@@ -64,26 +64,35 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """
     values = read_toml(path)
     config = make_config(values, where=str(path))  # so that an error names the file, not an option
-    base = path.resolve().parent
+    return _anchor(values, config, path.resolve().parent)
 
-    def anchored(location: str) -> str:
+
+def anchored(config: Config, base: Path) -> Config:
+    """Return a config whose relative paths count from `base`, for whoever runs it elsewhere."""
+    return make_config(_anchor(config.model_dump(), config, base))
+
+
+def _anchor(values: dict[str, Any], config: Config, base: Path) -> dict[str, Any]:
+    """Make the relative paths in the values of a config absolute, as far as these are given."""
+
+    def whole(location: str) -> str:
         return location if "://" in location else str(base / without_tilde(location))
 
-    values["store"] = anchored(config.store)
-    values["sources"] = [anchored(source) for source in config.sources]
+    values["store"] = whole(config.store)
+    values["sources"] = [whole(source) for source in config.sources]
     if config.labels.label_set.endswith(".toml"):
-        values.setdefault("labels", {})["label_set"] = anchored(config.labels.label_set)
+        values.setdefault("labels", {})["label_set"] = whole(config.labels.label_set)
     for section, model in (("encoder", config.encoder.model), ("caption", config.caption.model)):
         if "model" in values.get(section, {}):
             values[section]["model"] = anchored_model(model, base)
     if config.metrics.file:
-        values["metrics"]["file"] = anchored(config.metrics.file)
+        values["metrics"]["file"] = whole(config.metrics.file)
     if config.select.truth:
-        values["select"]["truth"] = anchored(config.select.truth)
+        values["select"]["truth"] = whole(config.select.truth)
     if config.train.side_text.casefold().endswith((".csv", ".parquet")):
-        values["train"]["side_text"] = anchored(config.train.side_text)
+        values["train"]["side_text"] = whole(config.train.side_text)
     if config.train.side_columns:
-        values["train"]["side_columns"] = anchored(config.train.side_columns)
+        values["train"]["side_columns"] = whole(config.train.side_columns)
     return values
 
 

@@ -79,6 +79,10 @@ class LocalFolder:
                 os.fsync(file.fileno())
             temporary.replace(final)
             _sync(final.parent)  # or the rename itself may not survive a power cut
+        except OSError as error:
+            if error.filename == str(temporary):  # a name that nobody asked for
+                error.filename = str(final)
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 

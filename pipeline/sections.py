@@ -52,6 +52,9 @@ class ScanConfig(Section):
         le=31_536_000,
         description="a file younger than this, in seconds, waits for the next run",
     )
+    poll_seconds: float = Field(
+        60, ge=1, description="serve --watch: between looks at buckets and network mounts"
+    )
     decode_seconds: float = Field(
         60, gt=0, description="a file that takes longer to decode is recorded as unreadable"
     )
@@ -223,28 +226,4 @@ class IndexConfig(Section):
     )
     recall: float = Field(
         0.95, gt=0, le=1, description="of an approximate index, at 10 neighbours, 0 to 1"
-    )
-
-
-class RunConfig(Section):
-    """Where and in which portions the work is done."""
-
-    engine: Literal["local", "ray"] = Field(
-        "local", description="local (this process) | ray (the workers of a Ray cluster embed)"
-    )
-    ray_address: str = Field(
-        "", description="auto | host:6379 | ray://host:10001; empty: a cluster of this machine"
-    )
-    ray_workers: int = Field(0, ge=0, description="at most; 0: as many as the cluster has room for")
-    num_cpus: float = Field(
-        0, ge=0, description="cores of a Ray worker; 0: those of its machine, shared by its GPUs"
-    )
-    num_gpus: float = Field(0, ge=0, description="GPUs of a Ray worker")
-    shard_rows: int = Field(8192, ge=1, description="images per task and per part")
-    part_rows: int = Field(65_536, ge=1, description="rows of a part that `compact` makes, at most")
-    compact_after: int = Field(
-        64, ge=0, description="a run that leaves more small parts than this merges them; 0: never"
-    )
-    decode_workers: int = Field(
-        0, ge=0, description="processes that decode images; 0: one per core"
     )

@@ -36,7 +36,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # set before torch is loaded: a core ea
 
 # The files that take longest are begun first, so that none is left over at the end.
 SLOW = [
-    *("test_crash", "prefect", "test_ray", "test_verify"),
+    *("test_crash", "test_serve", "prefect", "test_ray", "test_deploy", "test_verify"),
     *("test_leases", "test_workers", "test_remote_runs"),
 ]
 PREFECT = {"test_flows", "test_readme", "test_relabel", "test_caption"}  # one Prefect demo for all
@@ -141,6 +141,7 @@ class DemoRun:
 
     folder: Path
     output: str
+    notes: str  # on standard error
 
     @property
     def store(self) -> Path:
@@ -154,4 +155,4 @@ def prefect_demo(tmp_path_factory: pytest.TempPathFactory) -> DemoRun:
     folder = tmp_path_factory.mktemp("prefect")
     run = pseudolabel("demo", cwd=folder, PREFECT_HOME=str(folder / "prefect-home"))
     assert run.returncode == 0, run.stderr
-    return DemoRun(folder, run.stdout)
+    return DemoRun(folder, run.stdout, run.stderr)

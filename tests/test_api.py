@@ -1,5 +1,6 @@
 """The routes of the service, held against what the library and the command line say themselves."""
 
+import asyncio
 import dataclasses
 import json
 import re
@@ -69,6 +70,17 @@ def picture(width: int, height: int, kind: str = "PNG") -> bytes:
     file = BytesIO()
     Image.new("RGB", (width, height), "red").save(file, kind)
     return file.getvalue()
+
+
+FORM, LAST = "multipart/form-data; boundary=x", b"\r\n--x--\r\n"
+
+
+def form(kind: str, image: bytes, end: bytes) -> dict[str, Any]:
+    """Return a request of a text and an image, spelt out."""
+    name = b'Content-Disposition: form-data; name="%s"'
+    query = b"--x\r\n" + name % b"query" + b'\r\n\r\n{"texts": ["a dog"]}\r\n'
+    file = b"--x\r\n" + name % b"images" + b'; filename="a.jpg"\r\n\r\n' + image
+    return {"content": query + file + end, "headers": {"content-type": kind}}
 
 
 def some_id(searcher: Searcher, tiny: "Encoder", text: str = "a photo of a kiwi.") -> str:
@@ -168,6 +180,8 @@ BAD_SEARCHES: list[tuple[dict[str, Any], str]] = [
     ({"texts": ["a"], "filters": {"labels": ["kiwy"]}}, "did you mean 'kiwi'?"),
     ({"texts": ["a"], "filters": {"min_confidence": 2}}, "filters.min_confidence"),
     ({"texts": ["a"], "filters": {"since": "2020-01-01T00:00:00"}}, "should have timezone"),
+    ({"texts": ["a"], "filters": {"since": "2020"}}, "write a time, such as"),  # no 2020 seconds
+    ({"texts": ["a"], "filters": {"until": 2020}}, "write a time, such as"),
     ({"texts": ["a"], "nothing": 1}, "nothing: extra inputs are not permitted"),
 ]
 
@@ -196,6 +210,11 @@ def test_a_bad_search_is_told_what_is_wrong(
         ({"files": [("images", (f"{n}.jpg", b"x")) for n in range(4)]}, 400, "Too many files"),
         ({"files": [("query", ("a.jpg", b"{}"))]}, 422, "query: must be text"),
         ({"files": [("images", ("a.jpg", b"x" * 700_000))]}, 413, "larger than"),
+        (form("Multipart/Form-Data; boundary=x", b"x" * 1_100_000, LAST), 413, "than 0.6 MB"),
+        (form(f"{FORM}; charset=undefined", b"", LAST), 415, "charset 'undefined': send utf-8"),
+        (form(f"{FORM}; charset=UTF-7", b"", LAST), 415, "charset 'UTF-7': send utf-8"),
+        (form(FORM, KIWI.read_bytes(), b""), 400, "the form is cut off"),
+        ({"params": {"k": 3}, "json": {"texts": ["a"]}}, 422, "'k': there is no such option"),
         ({"json": {"texts": ["a" * 1_100_000]}}, 413, "larger than"),
         ({"files": [("images", ("bomb.png", picture(1001, 1000)))]}, 422, "more than max_pixels"),
     ],
@@ -254,6 +273,7 @@ def test_without_labels_the_label_set_in_force_answers(
         ({"labels": "dog,cat", "template": "no place"}, "must hold one {}"),
         ({"template": "a {}."}, "send labels, too"),
         ({"labels": ",".join(map(str, range(2001)))}, "2001 prompts are more than 2000"),
+        ({"labels": ["dog,cat", "car"]}, "labels: is there 2 times"),
         ({"top_k": "0"}, "top_k"),
         ({"top_k": "-1"}, "top_k"),
         ({"top_k": "nan"}, "top_k"),
@@ -344,12 +364,23 @@ def test_a_thumbnail_is_the_whole_image_made_small(
         ("/search?text=a&k=0", 422),
         ("/search?text=a&min_confidence=nan", 422),
         ("/search?text=", 422),
+        ("/search?text=a&path_prefix=x", 422),  # only POST has it: unfiltered hits would mislead
         ("/nothing", 404),
     ],
 )
 def test_whatever_is_asked_for_in_an_address(client: TestClient, path: str, status: int) -> None:
     answer = client.get(path)
     assert (answer.status_code, list(answer.json())) == (status, ["detail"]), answer.text
+    assert len(answer.json()["detail"]) > len("Not Found")
+
+
+def test_another_method_is_told_and_head_is_a_get_without_its_body(client: TestClient) -> None:
+    answer = client.put("/search")
+    assert answer.status_code == 405
+    assert answer.json()["detail"].startswith("PUT: /search does not answer that; /docs tells")
+    for path in ("/", "/health", "/labels"):
+        assert client.head(path).status_code == 200
+    assert client.head("/nothing").status_code == 404
 
 
 def test_labels_and_health(client: TestClient, demo_store: Path) -> None:
@@ -408,6 +439,16 @@ def test_who_comes_when_all_places_are_taken_is_told_to_come_again(
     answer = client.get("/search", params={"text": "a dog"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert client.get("/health").status_code == 200
+
+
+def test_who_waits_too_long_for_a_turn_to_upload_is_told_to_come_again(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "uploads", asyncio.Semaphore(0))
+    brief = service.knobs.model_copy(update={"upload_seconds": 0.05})
+    monkeypatch.setattr(service, "knobs", brief)
+    answer = client.post("/classify", files=[("images", ("k.jpg", KIWI.read_bytes()))])
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_a_fault_of_ours_shows_no_traceback(

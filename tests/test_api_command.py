@@ -13,7 +13,9 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -55,7 +57,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     sources = [str(folder / "photos")]
     run_plain(demo_config(folder / "store", sources=sources, train={"every_run": False}))
     command = [str(Path(sys.executable).with_name("pseudolabel")), "api"]
-    knobs = ["api.max_upload_mb=1", "api.follow_seconds=0.1"]
+    knobs = ["api.max_upload_mb=1", "api.follow_seconds=0.1", "api.upload_seconds=10"]
     options = ["--store", str(folder / "store"), "--port", "0"]
     process = subprocess.Popen(
         [*command, *options, *(part for knob in knobs for part in ("--set", knob))],
@@ -179,6 +181,34 @@ def test_who_hangs_up_or_talks_nonsense_harms_nobody(served: Served) -> None:
         with socket.create_connection(served.address, timeout=30) as client:
             client.sendall(words)
     assert len(served.get("/search?text=a%20dog&k=2")["hits"]) == 2
+
+
+def test_who_says_nothing_or_not_all_is_hung_up_on(served: Served) -> None:
+    """Otherwise some thousands of them would take all the files a process may open."""
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+    with ExitStack() as stack:
+        clients = []
+        for words in (b"", head, head + b"\r\n" + head):  # not even after a first answer
+            clients.append(stack.enter_context(socket.create_connection(served.address, 30)))
+            clients[-1].sendall(words)
+        for client in clients:
+            while client.recv(65_536):
+                pass
+    assert served.get("/health")["status"] == "ok"
+
+
+def test_answers_on_an_open_connection_do_not_wait_for_their_acknowledgement(
+    served: Served,
+) -> None:
+    taken = []
+    connection = HTTPConnection(*served.address, timeout=30)
+    for _ in range(40):  # the kernel acknowledges the first ones at once
+        began = time.perf_counter()
+        connection.request("GET", "/labels")
+        connection.getresponse().read()
+        taken.append(time.perf_counter() - began)
+    connection.close()
+    assert min(taken[20:]) < 0.03  # an acknowledgement is put off by 40 ms
 
 
 def test_the_page_shows_a_hostile_name_as_text(served: Served, tmp_path: Path) -> None:

@@ -38,16 +38,18 @@ HOMES = {
     "pydantic": [
         "pipeline.config",
         "pipeline.knobs_of_api",
+        "pipeline.knobs_of_run",
         "pipeline.sections",
         "pipeline.label_set",
         "pipeline.notice",
         "pipeline.validation",
-        "flows.schedule",
+        "flows.drop",
         "flows.api",
     ],
     "fastapi": ["flows.api"],
     "starlette": ["flows.api"],
-    "uvicorn": ["flows.api"],
+    "uvicorn": ["flows.api", "flows.local_server"],
+    "watchfiles": ["flows.arrivals"],
 }
 PRINTERS = {"flows"}
 

@@ -122,7 +122,7 @@ def test_a_template_changes_the_question(command: Command) -> None:
         (("run", "--config", "no.toml"), "no.toml: cannot be read"),
         (("status", "--store", "nowhere"), "nowhere: no store here"),
         (("search", "--store", "nowhere"), "give an image file, --id or --text"),
-        (("serve",), "give either --every SECONDS or --cron"),
+        (("serve",), "give one of --every SECONDS, --cron EXPRESSION and --watch"),
         (("run", str(DATA), "--labels", "a,b", "--truth", "no.csv"), "truth no.csv: no such file"),
     ],
 )

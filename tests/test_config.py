@@ -17,7 +17,7 @@ from tests.helpers import IDENTITY, make_store
 CHANGED = """
 store = "s"
 sources = ["a", "b/c"]
-scan = {settle_seconds = 0.5, decode_seconds = 2, max_pixels = 1000}
+scan = {settle_seconds = 0.5, decode_seconds = 2, max_pixels = 1000, poll_seconds = 9}
 index = {kind = "ivf-pq", memory_mb = 7, recall = 0.5}
 [run]
 engine = "ray"
@@ -25,10 +25,12 @@ ray_address = "ray://head:10001"
 ray_workers = 4
 num_cpus = 0.5
 num_gpus = 2
+store_url = "http://n"
 shard_rows = 1
 part_rows = 2
 compact_after = 5
 decode_workers = 3
+stall_seconds = 8
 [encoder]
 model = "local-dir:m"
 device = "cuda:1"

@@ -16,7 +16,9 @@ import typer
 import yaml  # type: ignore[import-untyped]
 
 from flows.cli import app
+from flows.commands.serve import POOL
 from flows.quiet import _SETTINGS
+from flows.serving import _STOP_SECONDS
 from pipeline.config import make_config
 from tests.conftest import ROOT
 
@@ -236,6 +238,8 @@ def test_servers_answer_on_the_ports_that_are_shown_and_asked() -> None:
         assert f"http://127.0.0.1:{port}/" in services[name]["healthcheck"]["test"][-1]
     asked = services["serve"]["environment"]["PREFECT_API_URL"]
     assert asked == f"http://prefect:{listening['prefect']}/api"
+    words = services["worker"]["command"]
+    assert words[words.index("--pool") + 1] == POOL  # where `deploy` leaves it
 
 
 # -- the systemd unit --------------------------------------------------------------------------
@@ -252,8 +256,8 @@ def test_the_unit_is_tried_again_after_a_failure_and_not_after_a_mistake() -> No
     service = unit()["Service"]
     assert service["Restart"] == "on-failure"
     assert service["RestartPreventExitStatus"].split() == ["2"]
-    assert service["SuccessExitStatus"].split() == ["130"]
-    assert int(service["TimeoutStopSec"]) >= 60
+    assert service["KillMode"] == "mixed"  # the run and the server are ended by serve
+    assert int(service["TimeoutStopSec"]) > _STOP_SECONDS
     assert service["User"] not in ("root", "0")
     assert service["ProtectSystem"] == "strict"
     assert service["ReadWritePaths"] == service["WorkingDirectory"]

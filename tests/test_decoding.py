@@ -191,6 +191,12 @@ def test_an_animation_or_a_pile_of_pages_is_its_first(form: str, options: dict[s
     assert np.abs(np.array(pixels(data)) - GREEN).max() <= 2  # MPO is lossy
 
 
+def test_an_eps_file_is_not_run() -> None:
+    refused = look(encoded(Image.new("RGB", (2, 2)), "EPS"), "x.eps")
+    assert isinstance(refused, Refusal)
+    assert "is a program" in refused.reason
+
+
 def test_a_progressive_jpeg_with_a_broken_profile_keeps_its_colours() -> None:
     image = Image.new("RGB", (16, 16), BLUE)
     data = encoded(image, "JPEG", progressive=True, quality=95, icc_profile=b"no profile at all")

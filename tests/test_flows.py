@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from flows.plan import plan
 from pipeline.config import commented_toml
 from pipeline.opening import open_store
 from tests.conftest import DATA, DemoRun, demo_config, pseudolabel, run_plain
+from tests.processes import alive, started, wait_until
 
 PASSING = {"files": ["run_id", "seen_at"]}  # columns that tell of the run, not of the images
 
@@ -56,6 +58,22 @@ def test_the_demo_shows_a_person_what_it_did(prefect_demo: DemoRun) -> None:
         assert image.height > 20 * 100  # a row per class
 
 
+def remembered(prefect_demo: DemoRun, what: str) -> list[str]:
+    """Ask the database that Prefect left, for its server has gone."""
+    with sqlite3.connect(prefect_demo.folder / "prefect-home/prefect.db") as database:
+        return [found for (found,) in database.execute(what)]
+
+
+def test_prefect_remembers_what_the_demo_did(prefect_demo: DemoRun) -> None:
+    names = remembered(prefect_demo, "SELECT name FROM flow_run")
+    assert "245 new into store demo-store, 2 unreadable" in names
+    kinds = remembered(prefect_demo, "SELECT type FROM artifact")
+    assert {"progress", "table", "markdown", "image"} <= set(kinds)
+    log = remembered(prefect_demo, "SELECT message FROM log")
+    assert any(line.startswith("embed: 242 images embedded, 1 known already") for line in log)
+    assert "images embedded" not in prefect_demo.notes  # the bars are all a person need see
+
+
 def test_training_through_prefect_gives_the_head_that_the_run_gave(
     prefect_demo: DemoRun, tmp_path: Path
 ) -> None:
@@ -64,36 +82,31 @@ def test_training_through_prefect_gives_the_head_that_the_run_gave(
     run = pseudolabel("train", "--store", "store", "--json", cwd=tmp_path, PREFECT_HOME=home)
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["train"] + json.loads(run.stdout)["valid"] == 182
+    names = remembered(prefect_demo, "SELECT name FROM flow_run")
+    assert "linear trained on 154 images of store store" in names
     [before] = prefect_demo.store.glob("models/head/*.safetensors")
     [after] = tmp_path.glob("store/models/head/*.safetensors")
     assert after.read_bytes() == before.read_bytes()
 
 
-def test_ctrl_c_ends_a_run_at_once_and_the_next_run_goes_on(
-    prefect_demo: DemoRun, tmp_path: Path
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_at_once_and_the_next_run_goes_on(
+    prefect_demo: DemoRun, tmp_path: Path, stop: int
 ) -> None:
     config = demo_config(tmp_path / "store", run={"shard_rows": 2, "compact_after": 0})
     (tmp_path / "pseudolabel.toml").write_text(commented_toml(config))
     home = str(prefect_demo.folder / "prefect-home")
-    command = Path(sys.executable).with_name("pseudolabel")
-    run = subprocess.Popen(
-        [command, "run"],
-        cwd=tmp_path,
-        env={**os.environ, "PREFECT_HOME": home},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a group of its own, as a terminal gives a command
-    )
-    parts = tmp_path / "store/embeddings"
-    deadline = time.monotonic() + 120
-    while len(list(parts.glob("*.parquet"))) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(run.pid, signal.SIGINT)
-    _, said = run.communicate(timeout=20)
-    assert run.returncode == 130
-    assert "what was committed stays" in said
-    assert "Traceback" not in said
+    with started("pseudolabel", "run", cwd=tmp_path, PREFECT_HOME=home) as run:
+        parts = tmp_path / "store/embeddings"
+        wait_until(lambda: len(list(parts.glob("*.parquet"))) >= 3)
+        run.look()  # the temporary server is among them
+        if stop == signal.SIGINT:  # as a terminal sends it: to the server as well
+            os.killpg(run.process.pid, stop)
+            assert run.process.wait(20) == 130
+        assert stop == signal.SIGINT or run.stop(stop) == 143
+        wait_until(lambda: not any(map(alive, run.ever)), 15)
+        assert "what was committed stays" in run.output
+        assert "Traceback" not in run.output, run.output
     committed = {path: path.read_bytes() for path in parts.glob("*.parquet")}
     assert len(committed) < 122
     summary = run_plain(config)

@@ -18,9 +18,9 @@ from pipeline.config import Config
 from pipeline.cores import cores, take_share
 from pipeline.errors import InputError, StoreError
 from pipeline.images.scan import find_changes, record_changes
+from pipeline.knobs_of_run import RunConfig
 from pipeline.locking import writer_lock
 from pipeline.opening import create_store
-from pipeline.sections import RunConfig
 from pipeline.store import Store
 from tests.conftest import demo_config, pseudolabel
 from tests.test_embed import paint

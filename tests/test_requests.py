@@ -76,6 +76,10 @@ def test_every_bad_row_is_told_by_its_line(tmp_path: Path) -> None:
         5: ('{"text": 5}', "text must be a text, or a list of texts, got 5"),
         6: ('{"key": "b"}', "asks for nothing"),
     }
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('"a dog"\n""')
+    with pytest.raises(InputError, match=r"(?s)line 1: is no JSON object.*line 2: is no JSON obj"):
+        read_requests(texts)
     rows = ['{"text": "fine", "key": "a"}', *(row for row, _ in bad.values())]
     file.write_text("\n".join(rows))
     with pytest.raises(InputError) as told:

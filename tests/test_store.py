@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import DamagedFileError, InputError, StoreError
+from pipeline.folder import LocalFolder
 from pipeline.identity import EncoderIdentity
 from pipeline.opening import create_store, open_store
 from pipeline.parts import DamagedPartError, about, check_whole, encode, open_part
@@ -175,3 +176,9 @@ def test_a_part_cut_short_is_noticed(data: st.DataObject) -> None:
         check_whole(short)
     with pytest.raises(DamagedPartError):
         open_part(pa.BufferReader(short))
+
+
+def test_what_cannot_be_written_is_told_by_its_own_name(tmp_path: Path) -> None:
+    told = pytest.raises(FileNotFoundError, match=r"/groups\.csv'$")
+    with told, LocalFolder(tmp_path).placing("groups.csv"):
+        pass  # nothing lies at the temporary name

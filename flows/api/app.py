@@ -2,10 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
@@ -51,6 +52,8 @@ def create_app(service: Service) -> FastAPI:
         app.add_api_route(path, _file(content, kind), include_in_schema=False)
     page = page_of(schema_of(app)).encode()
     app.add_api_route("/docs", _file(page, "text/html"), include_in_schema=False)
+    app.add_exception_handler(404, _not_here)
+    app.add_exception_handler(405, _not_here)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(InputError, _bad_input)
     app.add_exception_handler(StoreError, _bad_store)
@@ -69,6 +72,17 @@ def _file(content: bytes, kind: str) -> Any:
         return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     return file
+
+
+async def _not_here(request: Request, error: Exception) -> JSONResponse:
+    """Say what is not there; the routes' own 404 say it themselves."""
+    fault = cast(HTTPException, error)
+    detail, path = fault.detail, request.url.path
+    if fault.status_code == 405:
+        detail = f"{request.method}: {path:.80} does not answer that; /docs tells what it answers"
+    elif detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = f"{path!r:.80}: there is nothing here; /docs tells what there is"
+    return JSONResponse({"detail": detail}, fault.status_code, fault.headers)
 
 
 async def _invalid(_: Request, error: Exception) -> JSONResponse:

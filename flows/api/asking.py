@@ -43,7 +43,21 @@ from pipeline.validation import explain
 _JSON, _FORM = "application/json", "multipart/form-data"
 _MOST_PROMPTS = 2_000  # of labels that are sent: they keep the model from others
 
-router = APIRouter()
+
+def _require_known_options(request: Request) -> None:
+    """Refuse what would silently be passed over, and with it a filter that was misspelt.
+
+    Raises:
+        HTTPException: 422, the address asks for something else.
+    """
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    unknown = sorted(set(request.query_params) - set(known))
+    if unknown:
+        there = f"there are {', '.join(known)}" if known else "put it into the body"
+        raise HTTPException(422, f"{unknown[0]!r:.80}: there is no such option; {there}")
+
+
+router = APIRouter(dependencies=[Depends(_require_known_options)])
 
 
 def service_of(request: Request) -> Service:

@@ -56,16 +56,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started, headers = time.perf_counter(), Headers(scope=scope)
-        several = headers.get("content-type", "").startswith("multipart/")
+        several = headers.get("content-type", "").lower().startswith("multipart/")
         limit = self._upload_bytes + _FRAME_BYTES if several else JSON_BYTES
         body = _Body(receive, limit, headers)
+        # Whoever asks for the head alone gets that of the answer: the server leaves its body out.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         reply = _Reply(send, body)
         try:
             refusal = self._refusal(headers, limit)
             if refusal is not None:
-                await refusal(scope, body.receive, reply.send)
+                await refusal(inner, body.receive, reply.send)
             else:
-                await self._app(scope, body.receive, reply.send)
+                await self._app(inner, body.receive, reply.send)
         except ClientDisconnect:
             reply.status = 499  # as nginx calls it
         finally:

@@ -1,5 +1,6 @@
 """What requests say and what answers say: the types behind /openapi.json."""
 
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -10,8 +11,20 @@ from pipeline.search.searcher import MAX_K
 MOST_TERMS = 64  # of each kind, in one query
 _LONGEST = 2_000  # characters; models read some 77 tokens
 
+
+def _written(given: object) -> object:
+    """Refuse numbers: pydantic takes the year 2020 for 2,020 seconds after 1970."""
+    if isinstance(given, str):
+        with suppress(ValueError):
+            return datetime.fromisoformat(given.strip())
+    elif isinstance(given, datetime):
+        return given
+    raise ValueError("write a time, such as 2026-05-01T18:30+02:00")
+
+
 Text = Annotated[str, Field(min_length=1, max_length=_LONGEST)]
 ImageId = Annotated[str, Field(pattern="^[0-9a-f]{32}$", description="32 hex digits")]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 Weight = Annotated[
     float, Field(ge=-1000, le=1000, description="how much it counts; below 0: away from it")
 ]
@@ -50,8 +63,8 @@ class Filter(Strict):
     path_contains: Annotated[str, Field(max_length=_LONGEST)] | None = None
     path_prefix: Annotated[str, Field(max_length=_LONGEST)] | None = None
     selected: bool | None = Field(None, description="whether chosen for training")
-    since: AwareDatetime | None = Field(None, description="first seen then or later")
-    until: AwareDatetime | None = Field(None, description="first seen before then")
+    since: Moment | None = Field(None, description="first seen then or later")
+    until: Moment | None = Field(None, description="first seen before then")
 
 
 TextTerms = tuple[Annotated[TextTerm, _plain("text")], ...]

@@ -38,13 +38,14 @@ def serve(config: Config, ready: Callable[[str], None]) -> None:
             )
         open_store(config.store)  # one that is not there is told before torch is loaded
         from flows.api.app import create_app
+        from flows.api.connections import hanging_up_after
         from flows.api.service import load_service
 
         app = create_app(load_service(config))
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="h11",  # whose reading stops while a body is not wanted
+                http=hanging_up_after(config.api.upload_seconds),
                 ws="none",
                 loop="asyncio",
                 lifespan="on",
@@ -64,10 +65,11 @@ def serve(config: Config, ready: Callable[[str], None]) -> None:
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind)
+        # Without the protocol asyncio takes it for no TCP, and each answer waits 40 ms for its ACK.
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise InputError(f"api.host = {host!r}: {error.strerror or error}") from error
     with listener:

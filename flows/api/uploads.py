@@ -11,8 +11,11 @@ from typing import TypeVar
 
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
+from flows.api.limits import busy
 from flows.api.models import told
 from flows.api.service import Service
 from pipeline.arrays import Pixels
@@ -21,6 +24,7 @@ from pipeline.images.decoding import Picture, Refusal
 M = TypeVar("M", bound=BaseModel)
 
 _FIELDS = 16
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
 _FIELD_BYTES = 1 << 17
 
 
@@ -67,23 +71,78 @@ async def form_of(request: Request, service: Service) -> AsyncIterator[FormData]
     """Receive a body with images; the block runs while they lie on disk.
 
     Raises:
-        HTTPException: 400, it is not in parts as it says; 408, it does not arrive.
+        HTTPException: 400, it is not in parts as it says; 408, it does not arrive; 415, its texts
+            are not in UTF-8; 503, those who came before keep it waiting.
     """
-    async with service.uploads:
-        form = request.form(
-            max_files=service.knobs.max_files,
-            max_fields=_FIELDS,
-            max_part_size=_FIELD_BYTES,
-        )
+    _require_utf_8(request)
+    async with _turn(service):
         try:
             async with asyncio.timeout(service.knobs.upload_seconds):
-                parts = await form
+                parts = await _received(request, service)
         except TimeoutError as error:
             raise _late(service) from error
         try:
             yield parts
         finally:
             await parts.close()
+
+
+class _Parts(MultiPartParser):
+    """Knows whether a form has ended."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+async def _received(request: Request, service: Service) -> FormData:
+    """Receive a form whole: one that is cut off would be taken for a shorter one."""
+    parser = _Parts(
+        request.headers,
+        request.stream(),
+        max_files=service.knobs.max_files,
+        max_fields=_FIELDS,
+        max_part_size=_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from error
+    if not parser.ended:
+        await form.close()
+        raise HTTPException(400, "the form is cut off: the boundary at its end is missing")
+    return form
+
+
+def _require_utf_8(request: Request) -> None:
+    """Refuse other encodings: some fail on what they read, or read what JSON cannot say.
+
+    Raises:
+        HTTPException: 415.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))
+    charset = options.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _CHARSETS:
+        raise HTTPException(415, f"charset {charset!r:.40}: send utf-8")
+
+
+@asynccontextmanager
+async def _turn(service: Service) -> AsyncIterator[None]:
+    """Wait for a turn to upload, but not for ever: slow clients may hold all of them.
+
+    Raises:
+        HTTPException: 503.
+    """
+    try:
+        async with asyncio.timeout(service.knobs.upload_seconds):
+            await service.uploads.acquire()
+    except TimeoutError as error:
+        raise busy() from error
+    try:
+        yield
+    finally:
+        service.uploads.release()
 
 
 def files_in(form: FormData, name: str) -> list[UploadFile]:
@@ -103,12 +162,15 @@ def text_in(form: FormData, name: str) -> str | None:
     """Return a text of a form; None where there is none.
 
     Raises:
-        HTTPException: 422, there is a file under its name.
+        HTTPException: 422, there is a file under its name, or more than one text.
     """
-    found = form.get(name)
-    if isinstance(found, UploadFile):
+    found = form.getlist(name)
+    if len(found) > 1:
+        raise HTTPException(422, f"{name}: is there {len(found)} times; send it once")
+    text = found[0] if found else None
+    if isinstance(text, UploadFile):
         raise HTTPException(422, f"{name}: must be text, not a file")
-    return found
+    return text
 
 
 def require_known(form: FormData, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands that write a store: demo, init, run, relabel, select, serve."""
+"""The commands that write a store: demo, init, run, relabel, select."""
 
 from pathlib import Path
 from typing import Annotated
@@ -198,21 +198,3 @@ def select(
     resolved = resolve(config, given, assignments)
     with writer_lock(open_store(resolved.store), wait=wait):
         tables.show_selection(stages.select(resolved), as_json=as_json)
-
-
-def serve(
-    every: Annotated[
-        float | None, typer.Option("--every", help="Seconds between runs.", min=1)
-    ] = None,
-    cron: Annotated[str | None, typer.Option("--cron", help='Such as "0 * * * *".')] = None,
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-) -> None:
-    """Run on a schedule until stopped; needs a Prefect server (PREFECT_API_URL)."""
-    from flows import driver
-    from flows.settings import resolve
-    from pipeline.errors import InputError
-
-    if (every is None) == (cron is None):
-        raise InputError("serve: give either --every SECONDS or --cron EXPRESSION")
-    driver.serve(resolve(config, {}, assignments), every=every, cron=cron)

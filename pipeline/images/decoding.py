@@ -69,6 +69,8 @@ def decode(data: bytes, name: str, fit: Fit, *, max_pixels: int) -> Picture | Re
     try:
         image: Image.Image = Image.open(BytesIO(data))
         file_format = image.format or "?"
+        if file_format == "EPS":  # it may do more than draw, on whatever machine has Ghostscript
+            return Refusal("unreadable", "an EPS file is a program, which is not run; convert it")
         _require_size(image, max_pixels)
         size = image.size
         if isinstance(fit, Rough):

@@ -23,7 +23,7 @@ from pipeline.reports.contact_sheet import clipped, decoded
 from pipeline.reports.drift import Sign
 from pipeline.reports.examples import Example
 from pipeline.reports.run_report import BINS, Labelled, RunReport
-from pipeline.reports.verdict import verdict
+from pipeline.reports.verdict import number, verdict
 
 PICTURE_BYTES = 3_500_000  # of all pictures together, as they stand in the page
 _PAGE = Path(__file__).with_name("run_page.html")
@@ -58,7 +58,8 @@ def run_page(report: RunReport, *, decode: Decode) -> str:
         decode: makes thumbnails, as by `contact_sheet.THUMBNAIL`; called from many threads.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"clip": clipped, "tail": tail, "count": _count, "code": _code}
+    environment.filters |= {"clip": clipped, "tail": tail, "code": _code}
+    environment.filters |= {"count": _count, "of": number}
     found, told = report.labelled, verdict(report)
     bars = _bars(found) if found else []
     rest = found.classes[len(bars) :] if found else []
@@ -79,7 +80,9 @@ def run_page(report: RunReport, *, decode: Decode) -> str:
         signs=[_sign(sign) for sign in report.drift.signs],
         pictures=_data_uris(list(_shown(report)), decode),
         slowest=max([*report.seconds.values(), 1e-9]),
-        rate=f"{embedded / took:.0f}" if embedded and took else "",
+        rate=f"{embedded / took:.{0 if embedded >= 10 * took else 1}f}"
+        if embedded and took
+        else "",
         config=json.dumps(report.config, indent=2, ensure_ascii=False) if report.config else "",
     )
 

@@ -115,7 +115,7 @@ def _csv_rows(lines: Iterable[str]) -> Iterable[tuple[int, object]]:
         raise InputError(f"two columns have one name: {', '.join(names)}")
     for row in reader:
         if None in row:
-            yield reader.line_num, "has more cells than there are column names"
+            yield reader.line_num, InputError("has more cells than there are column names")
         else:
             yield reader.line_num, {name.strip(): cell for name, cell in row.items()}
 
@@ -126,12 +126,12 @@ def _json_rows(lines: Iterable[str]) -> Iterable[tuple[int, object]]:
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield number, f"is no JSON: {error}"
+                yield number, InputError(f"is no JSON: {error}")
 
 
 def _request(line: int, content: object) -> Request:
-    if isinstance(content, str):
-        raise InputError(content)
+    if isinstance(content, InputError):
+        raise content
     if not isinstance(content, dict):
         raise InputError('is no JSON object, such as {"text": "a dog", "not_text": "a toy"}')
     strange = sorted(set(content) - _COLUMNS)

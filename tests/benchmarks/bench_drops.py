@@ -22,12 +22,12 @@ import polars as pl
 
 from pipeline.catalog import current_files
 from pipeline.compaction import compact, small_parts
+from pipeline.knobs_of_run import RunConfig
 from pipeline.label_set import LabelSet, LabelVectors
 from pipeline.labels.labelling import label
 from pipeline.labels.question import Question
 from pipeline.opening import create_store
 from pipeline.reports.export import export
-from pipeline.sections import RunConfig
 from pipeline.store import Store
 from tests.benchmarks.bench_scan import IDENTITY, WIDTH, write_rows
 

@@ -10,9 +10,9 @@ from math import ceil
 
 import polars as pl
 
+from pipeline.knobs_of_run import RunConfig
 from pipeline.opening import open_store
 from pipeline.runs import known_runs
-from pipeline.sections import RunConfig
 
 PREFECT_BYTES = 30_000  # of Prefect's database, per task run: 98 MB after 3,300 (measured)
 PREFECT_TASKS = 9  # of a run: scan, embed, index, neighbours, label, select, train, compact, report
