@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import Artifact
 from prefect.deployments.runner import RunnerDeployment
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 from prefect.testing.utilities import prefect_test_harness
 
@@ -53,6 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClie
         get_client(sync_client=True) as client,
     ):
         yield client
+        EventsWorker.drain_all(timeout=30)  # the harness waits for it without end, and did once
 
 
 @pytest.fixture
