@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 
 MODEL = f"local-dir:{Path(__file__).resolve().parents[2] / 'data/models/tiny-clip'}"
-COMMAND = [sys.executable, "-m", "flows.cli"]
+COMMAND = [str(Path(sys.executable).with_name("pseudolabel"))]
 LABELS = "a dog,a cat,a car,a bird,a flower,food,clothes"
 
 
