@@ -74,10 +74,15 @@ def tune(exact: ExactRows, approximate: Approximate, target: float) -> Tuning:
     near, nearest = _levels(exact, approximate, stored, rows, target)
     noise = unit_rows(rng.normal(size=stored.shape))
     apart = unit_rows(_LIKENESS * stored + (1 - _LIKENESS**2) ** 0.5 * noise)
-    far, _ = _levels(exact, approximate, apart, np.full(len(rows), _NOT_STORED), target)
+    outside = np.full(len(rows), _NOT_STORED)
+    far, farthest = _levels(exact, approximate, apart, outside, target)
     reached = [level for level in far if level.recall >= target]
     told = nearest[np.isfinite(nearest)]
-    limit = float(np.quantile(told, _OUTLIERS)) if len(told) else 1.0
+    if not len(told):
+        return Tuning(near, reached, apart=1.0)
+    least = float(np.quantile(told, _OUTLIERS))
+    # Halfway to what noise is near to: a query that merely missed its nearest does not lie apart.
+    limit = (least + min(least, float(np.median(farthest)))) / 2
     return Tuning(near, reached, limit)
 
 
