@@ -16,7 +16,7 @@ from pathlib import Path
 from flows.plan import Plan, plan
 from pipeline.config import Config
 from pipeline.errors import PseudolabelError
-from pipeline.images.sources import local_path, whole_path
+from pipeline.images.paths import local_path, whole_path
 
 logger = logging.getLogger(__name__)
 

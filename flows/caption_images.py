@@ -5,7 +5,7 @@ from prefect import flow
 from flows import run_names
 from flows.caption import caption_store
 from flows.drop import DEFAULT_OPTIONS, Options
-from flows.endings import as_flow
+from flows.endings import ending
 from flows.in_prefect import planned, seen
 from flows.runners import PrefectTasks
 from pipeline.clip.captioning import CaptionSummary
@@ -23,11 +23,7 @@ def caption_images(
         options: Of this run alone.
         limit: Images at most; 0: all.
     """
-    return as_flow(_caption, config, options, limit)
-
-
-def _caption(config: Config, options: Options, limit: int) -> CaptionSummary:
-    with seen(config) as run:
+    with ending(), seen(config) as run:
         done = caption_store(config, PrefectTasks(), options, limit)
         run.rename(run_names.of_captions(config, done))
     return done

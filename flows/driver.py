@@ -136,10 +136,10 @@ def _prefect(*, plain: bool) -> Iterator[Future[None]]:
     """Start Prefect in the background, where it is wanted: the model loads meanwhile."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="prefect-start")
     with cleaned_by(_stop_prefect), pool:
-        yield pool.submit(_nothing if plain else start_prefect)
+        yield pool.submit(_nothing if plain else _start_prefect)
 
 
-def start_prefect() -> None:
+def _start_prefect() -> None:
     """Import Prefect and make sure that a server answers: the configured or a temporary one.
 
     Raises:

@@ -3,9 +3,10 @@
 import logging
 import multiprocessing
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flows.stopping import cleaned_by, end_now
@@ -14,14 +15,12 @@ from pipeline.errors import PseudolabelError, StoreBusyError
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
 logger = logging.getLogger(__name__)
 
 
-def as_flow(work: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
-    """Do the work of a flow.
+@contextmanager
+def ending() -> Iterator[None]:
+    """Hold the work of a flow, and see to its end.
 
     A run of a deployment has no caller: what a user can mend becomes its final state, in words
     instead of a traceback. A store that is busy is no failure then: the run is skipped.
@@ -35,7 +34,7 @@ def as_flow(work: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     with cleaned_by(partial(_report, UUID(flow_run.id))):
         try:
-            return work(*args, **named)
+            yield
         except (PseudolabelError, OSError) as error:
             if deployment.id is None:
                 raise

@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.drop import DEFAULT_OPTIONS, DropSummary, Options, process_drop
-from flows.endings import as_flow
+from flows.endings import ending
 from flows.in_prefect import planned, seen
 from flows.runners import PrefectTasks
 from pipeline.config import Config
@@ -17,11 +17,7 @@ def label_images(config: Config, options: Options = DEFAULT_OPTIONS) -> DropSumm
         config: Every knob, as in pseudolabel.toml; whatever is left out has its default.
         options: Of this run alone.
     """
-    return as_flow(_label, config, options)
-
-
-def _label(config: Config, options: Options) -> DropSummary:
-    with seen(config) as run:
+    with ending(), seen(config) as run:
         drop = process_drop(config, PrefectTasks(), options)
         run.drop(config, drop)
     return drop

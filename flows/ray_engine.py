@@ -24,9 +24,8 @@ from flows.ray_actor import actor_class
 from flows.ray_cluster import cluster, machines_of, share_of
 from pipeline.clip.embed import EmbedSummary
 from pipeline.clip.sharing import Permit, committed, counted, drop_copies, permit
-from pipeline.config import Config, anchored_model
+from pipeline.config import Config, anchored
 from pipeline.errors import InputError, PseudolabelError
-from pipeline.images.paths import whole_path
 from pipeline.images.scan import shard_sizes
 from pipeline.opening import open_store
 
@@ -94,7 +93,9 @@ class _Crew:
     ) -> None:
         self._ray, self._run_id, self._check = ray, run_id, check
         self._store, self._asked = open_store(config.store), config.run
-        self._config = _anywhere(config).model_dump(mode="json")
+        elsewhere = anchored(config, Path.cwd())  # another folder, of another host
+        run = elsewhere.run.model_copy(update={"engine": "local"})
+        self._config = elsewhere.model_copy(update={"run": run}).model_dump(mode="json")
         self._sizes = shard_sizes(self._store, run_id)
         self._left = sorted(shards)
         self._hired: set[_Hired] = set()
@@ -219,21 +220,3 @@ class _Crew:
                 f"{deaths} Ray workers died {over}, the last on {hired.host} ({told}). What was "
                 "committed stays; Ray's logs on that host (/tmp/ray/session_latest/logs) say more"
             )
-
-
-def _anywhere(config: Config) -> Config:
-    """Return the config as a process in another folder of another host has to read it."""
-    return config.model_copy(
-        update={
-            "store": _place(config.store),
-            "sources": tuple(map(_place, config.sources)),
-            "encoder": config.encoder.model_copy(
-                update={"model": anchored_model(config.encoder.model, Path.cwd())}
-            ),
-            "run": config.run.model_copy(update={"engine": "local"}),
-        }
-    )
-
-
-def _place(location: str) -> str:
-    return location if "://" in location else whole_path(location)

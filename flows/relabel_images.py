@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows import run_names
 from flows.drop import DEFAULT_OPTIONS, Options
-from flows.endings import as_flow
+from flows.endings import ending
 from flows.in_prefect import planned, seen
 from flows.relabel import RelabelSummary, relabel_store
 from flows.runners import PrefectTasks
@@ -22,11 +22,7 @@ def relabel_images(
         options: Of this run alone.
         select: Whether to select anew as well; without, the next drop does.
     """
-    return as_flow(_relabel, config, options, select)
-
-
-def _relabel(config: Config, options: Options, select: bool) -> RelabelSummary:
-    with seen(config) as run:
+    with ending(), seen(config) as run:
         summary = relabel_store(config, PrefectTasks(), options, select)
         run.rename(run_names.of_relabelling(config, summary))
     return summary

@@ -24,6 +24,7 @@ from pipeline.config import Config
 from pipeline.images.scan import (
     Changes,
     ScanSummary,
+    discard_plans,
     find_changes,
     finish_tars,
     record_changes,
@@ -107,11 +108,9 @@ def embed(config: Config, run_id: str, shards: int, check: Callable[[], None]) -
 
 def finish_embedding(config: Config, run_id: str) -> None:
     """Record the tars whose members were all read, and clear away what only the shards needed."""
-    from pipeline.clip.sharing import close_runs
-
     store = open_store(config.store)
     finish_tars(store, run_id)
-    close_runs(store)
+    discard_plans(store)
 
 
 def too_many_parts(config: Config) -> bool:

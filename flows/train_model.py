@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows import run_names
 from flows.drop import DEFAULT_OPTIONS, Options, train_head
-from flows.endings import as_flow
+from flows.endings import ending
 from flows.in_prefect import planned, seen
 from flows.runners import PrefectTasks
 from pipeline.config import Config
@@ -19,11 +19,7 @@ def train_model(config: Config, options: Options = DEFAULT_OPTIONS) -> TrainSumm
         config: Every knob, as in pseudolabel.toml; its sources are not looked at.
         options: Of this run alone.
     """
-    return as_flow(_train, config, options)
-
-
-def _train(config: Config, options: Options) -> TrainSummary:
-    with seen(config) as run:
+    with ending(), seen(config) as run:
         trained = train_head(config, PrefectTasks(), options)
         run.rename(run_names.of_training(config, trained))
     return trained

@@ -84,7 +84,7 @@ def _anchor(values: dict[str, Any], config: Config, base: Path) -> dict[str, Any
         values.setdefault("labels", {})["label_set"] = whole(config.labels.label_set)
     for section, model in (("encoder", config.encoder.model), ("caption", config.caption.model)):
         if "model" in values.get(section, {}):
-            values[section]["model"] = anchored_model(model, base)
+            values[section]["model"] = _anchored_model(model, base)
     if config.metrics.file:
         values["metrics"]["file"] = whole(config.metrics.file)
     if config.select.truth:
@@ -96,8 +96,7 @@ def _anchor(values: dict[str, Any], config: Config, base: Path) -> dict[str, Any
     return values
 
 
-def anchored_model(model: str, base: Path) -> str:
-    """Return the name of a model whose files, where it names any, count from a folder."""
+def _anchored_model(model: str, base: Path) -> str:
     kind, colon, place = model.partition(":")
     if colon:  # local-dir:folder, or hf-hub:org/name
         return f"{kind}:{base / without_tilde(place)}" if kind == "local-dir" else model

@@ -94,15 +94,17 @@ def make_cells(index: Vectors) -> Cells:
     every = np.arange(count)
     cells = Cells(index, _centroids(index, every, number), np.empty(0, np.int32), 0, trained=count)
     cells = replace(cells, homes=cells.nearest(every, 1)[:, 0])
-    crowded = count
+    divided, crowded = cells, count
     while True:
-        sizes = np.bincount(cells.homes, minlength=len(cells.centroids))
+        sizes = np.bincount(divided.homes, minlength=len(divided.centroids))
         large = np.flatnonzero(sizes > _LARGE * count / number)
         if not len(large) or sizes[large].sum() > _SHRINKS * crowded:  # equal vectors stay together
             break
         crowded = int(sizes[large].sum())
-        cells = _divided(cells, large, count / number)
-    return replace(cells, homes=cells.nearest(every, 1)[:, 0])
+        divided = _divided(divided, large, count / number)
+    if divided is cells:
+        return cells
+    return replace(divided, homes=divided.nearest(every, 1)[:, 0])
 
 
 def _divided(cells: Cells, large: Ints, mean: float) -> Cells:

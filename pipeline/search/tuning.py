@@ -25,7 +25,7 @@ _MOST_CANDIDATES = 4096
 _MOST_PER_NEIGHBOUR = 64
 _BLOCK_BYTES = 32 << 20  # of candidates' vectors
 _LIKENESS = 0.1  # cosine of noise with the stored vector in it
-_OUTLIERS = 0.005  # share of stored vectors that count as lying apart themselves: that costs time
+_OUTLIERS = 0.005  # share of stored vectors that tell nothing of how near the others lie
 _NOT_STORED = -2  # the row of a query that is none
 _SAME = 1e-6  # two cosines that differ by less are equally good answers
 
@@ -173,7 +173,7 @@ def recall_of(found: Floats, truth: Floats) -> Doubles:
 
 def reranked(exact: ExactRows, queries: Floats, candidates: Ints) -> Floats:
     """Return the exact cosine of each candidate, (Q, C); -inf where there is none."""
-    cosines = np.full(candidates.shape, -np.inf, np.float32)
+    cosines = np.empty(candidates.shape, np.float32)
     step = max(1, _BLOCK_BYTES // (4 * exact.dimension * max(1, candidates.shape[1])))
     for at in range(0, len(queries), step):
         block = candidates[at : at + step]
