@@ -37,6 +37,7 @@ KEPT_PICTURES = 20  # of a store, for the same reason
 _LOGGERS = ("flows", "pipeline")
 _LONGEST = 500  # characters of why Prefect refused: it repeats what it was given
 _PATIENCE = 10.0  # seconds for an answer
+_RETRIES = 1  # SQLite below Prefect turns away who writes in the same moment (503)
 _SILENCE = 30.0  # seconds in which a server that did not answer is asked nothing
 
 logger = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Seen:
         if time.monotonic() < self._silent_until:
             return None
         try:
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES}):
                 return call()
         except Exception as error:  # whatever it is, the run is what matters
             if isinstance(error, httpx.TransportError):
