@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.arrays import Floats
-from pipeline.clip.encoder import Encoder, choose_devices, choose_precision, load_encoder
+from pipeline.clip.devices import choose_devices, choose_precision
+from pipeline.clip.encoder import Encoder, load_encoder
 from pipeline.errors import InputError
 from pipeline.labels.scoring import score
 from tests.conftest import TINY

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline.arrays import Floats, Halves, unit_rows
 from pipeline.errors import DamagedFileError, StoreError
@@ -14,7 +15,7 @@ from pipeline.identity import EncoderIdentity
 from pipeline.opening import create_store
 from pipeline.store import Store
 from pipeline.tables import embeddings
-from pipeline.training import streaming
+from pipeline.training import fitting, streaming
 from pipeline.training.ahead import Put, ahead
 from pipeline.training.gathering import gathered
 from pipeline.training.heads.mlp import MlpHead
@@ -135,6 +136,31 @@ def test_a_head_learns_from_a_store_what_it_learns_from_memory(tmp_path: Path) -
     again.fit(source, blobs(30, 1), unheard)
     for key, tensor in head.save().tensors.items():
         assert np.array_equal(again.save().tensors[key], tensor)
+
+
+def test_beside_the_reader_a_head_learns_in_halves_with_a_thread_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test = blobs(120, 0), blobs(300, 2)
+    store = stored(tmp_path / "s", train.images, [list(range(120))])
+    source = StoredSamples(store, [f"i{row}" for row in range(120)], train.labels, train.weights)
+    before, threads, heads = torch.get_num_threads(), [], []
+    torch.set_num_threads(3)
+    try:
+        for halves in (False, True):
+            monkeypatch.setattr(fitting, "multiplies_halves", lambda _, halves=halves: halves)
+            heads.append(MlpHead.of(3, source.sizes, SETTINGS))
+            heads[-1].fit(source, blobs(30, 1), lambda _: threads.append(torch.get_num_threads()))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(threads) == {2}
+    whole, half = (head.save().tensors for head in heads)
+    assert {tensor.dtype for tensor in half.values()} == {np.dtype(np.float32)}
+    assert any(not np.array_equal(whole[key], half[key]) for key in whole)
+    wide, narrow = (head.predict_proba(test.images, test.side) for head in heads)
+    assert np.abs(wide - narrow).max() < 0.05
+    assert accuracy(heads[1], test) == 1.0
 
 
 def test_what_is_not_there_is_told(tmp_path: Path, samples: Samples) -> None:

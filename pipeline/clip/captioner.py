@@ -18,13 +18,8 @@ from open_clip import coca_model
 
 from pipeline.arrays import Pixels
 from pipeline.captions import captions_table, way_of
-from pipeline.clip.encoder import (
-    choose_devices,
-    choose_precision,
-    fitting_of,
-    preprocessing_of,
-    weights_digest,
-)
+from pipeline.clip.devices import choose_devices, choose_precision
+from pipeline.clip.encoder import fitting_of, preprocessing_of, weights_digest
 from pipeline.clip.loading import LoadedModel, load_model
 from pipeline.clip.tower import Normalization, memory_told
 from pipeline.errors import InputError

@@ -14,7 +14,8 @@ import torchvision.io
 from PIL import Image
 
 from pipeline.arrays import Floats
-from pipeline.clip.encoder import Encoder, choose_devices
+from pipeline.clip.devices import choose_devices
+from pipeline.clip.encoder import Encoder
 from pipeline.clip.protocol import Encoded
 from pipeline.clip.resizing import fit_pixels
 from pipeline.clip.tower import memory_told

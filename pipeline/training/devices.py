@@ -1,7 +1,11 @@
-"""The device that training runs on."""
+"""The device that training runs on, and how it is made the most of."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from pipeline.clip.devices import choose_precision
 from pipeline.errors import InputError
 
 
@@ -22,3 +26,23 @@ def device_named(name: str) -> torch.device:
 def usual_device() -> str:
     """Return the name of the device where heads are trained when nobody says: a GPU's, or cpu."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def multiplies_halves(device: torch.device) -> bool:
+    """Tell whether this is a CPU that multiplies bfloat16 by itself."""
+    return device.type == "cpu" and choose_precision("auto", device) == "bf16"
+
+
+@contextmanager
+def a_core_left() -> Iterator[None]:
+    """Have torch leave one core to others in the block.
+
+    Its threads wait for each other at the end of every operation: with one of them held up by who
+    reads, all are.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before - 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

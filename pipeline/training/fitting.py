@@ -6,7 +6,7 @@ Shapes: n samples of a batch, D image dimensions, S side dimensions, C classes.
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -17,10 +17,11 @@ from torch.nn import functional
 
 from pipeline.errors import InputError
 from pipeline.training.checking import require_sound
-from pipeline.training.devices import device_named
+from pipeline.training.devices import a_core_left, device_named, multiplies_halves
 from pipeline.training.heads.base import Epoch, HeadSettings, History, OnEpoch
 from pipeline.training.losses import sample_losses, weighted_mean
 from pipeline.training.samples import Samples, Source
+from pipeline.training.streaming import StoredSamples
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,12 +42,17 @@ class Batch:
 Objective = Callable[[nn.Module, Batch, float], torch.Tensor]
 
 
-def classification(settings: HeadSettings) -> Objective:
-    """Return the objective of a network that answers `network(images, side)` with logits (n, C)."""
+def classification(settings: HeadSettings, *, halves: bool = False) -> Objective:
+    """Return the objective of a network that answers `network(images, side)` with logits (n, C).
+
+    With `halves`, a network that learns multiplies in bfloat16; what it learns stays float32.
+    """
 
     def mean_loss(network: nn.Module, batch: Batch, smoothing: float) -> torch.Tensor:
-        logits = network(batch.images, batch.side)
-        losses = sample_losses(logits, batch.targets, settings.loss, smoothing)
+        kind = batch.images.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=halves and network.training):
+            logits = network(batch.images, batch.side)
+        losses = sample_losses(logits.float(), batch.targets, settings.loss, smoothing)
         return weighted_mean(losses, batch.weights)
 
     return mean_loss
@@ -67,7 +73,8 @@ def fit_network(
     The best epoch is that of the lowest loss on `valid`, taken without label smoothing, mixup and
     dropout; of the lowest training loss where `valid` is empty. A fit that diverges later on ends
     there and keeps its best epoch. The global random state is left as it was, and the same
-    settings and samples give the same weights.
+    settings and samples give the same weights. On a CPU, samples that stay in a store leave one
+    core to their reader, and are multiplied in bfloat16 where the CPU does so by itself.
 
     Args:
         make: returns the network; called with the seed set.
@@ -85,9 +92,11 @@ def fit_network(
     if not len(train):
         raise InputError("there are no samples to train on")
     device = device_named(settings.device)
-    objective = objective or classification(settings)
+    streamed = device.type == "cpu" and isinstance(train, StoredSamples)
+    halves = streamed and multiplies_halves(device)
+    objective = objective or classification(settings, halves=halves)
     seeds = np.random.default_rng(settings.seed)
-    with _seeded(settings.seed, device):
+    with _seeded(settings.seed, device), a_core_left() if streamed else nullcontext():
         network = make().to(device)
         optimizer = torch.optim.AdamW(
             network.parameters(),

@@ -8,8 +8,9 @@ bytes, with ViT-B-32 of random weights, three ways in turn: in one process; with
 has all cores; with two that have half of them each. The cluster is the run's own. Rate: each way
 runs over a smaller and a larger folder, and what the difference of the images takes beyond the
 smaller is the rate: starting the cluster and loading the model cancel out, and are told apart. All
-ways have the same shards, and the overhead is taken within each round. Then comes the plan, by
-these numbers and by the store that the larger run in one process left.
+ways have the same shards, small ones: at the end a worker waits for another one as long as a shard
+takes. The overhead is taken within each round. Then comes the plan, by these numbers and by the
+store that the larger run in one process left.
 
 The second prints the plan alone, by a store that some run has left and a rate that was measured.
 """
@@ -108,9 +109,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs to make copies of")
-    parser.add_argument("--images", type=int, default=1600, help="of the larger folder")
+    parser.add_argument("--images", type=int, default=3200, help="of the larger folder")
     parser.add_argument("--smaller", type=int, default=400)
-    parser.add_argument("--shard-rows", type=int, default=100)
+    parser.add_argument("--shard-rows", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], help="section.key=value, for all")
     parser.add_argument("--folder", type=Path, default=None, help="where to work; default: /tmp")
