@@ -84,16 +84,16 @@ def config_of(store: Path, source: Path, **run: object) -> Config:
         store,
         sources=[str(source)],
         encoder=ONE_BY_ONE,
-        run={"shard_rows": SHARD, "compact_after": 0, **run},
+        run={"shard_rows": SHARD, "compact_after": 0} | run,
         train={"every_run": False},
     )
 
 
-def start(config: Config, folder: Path, said: IO[str]) -> "subprocess.Popen[str]":
+def start(config: Config, folder: Path, said: IO[str], *options: str) -> "subprocess.Popen[str]":
     """Start a run as a user does."""
     (folder / "pseudolabel.toml").write_text(commented_toml(config))
     return subprocess.Popen(
-        [str(Path(sys.executable).with_name("pseudolabel")), "run", "--plain", "--json"],
+        [str(Path(sys.executable).with_name("pseudolabel")), "run", "--json", *options],
         cwd=folder,
         env={**os.environ, **SET},
         stdout=subprocess.PIPE,
@@ -135,7 +135,7 @@ def test_a_worker_dies_and_the_tables_are_those_of_one_machine(
 ) -> None:
     store, log = tmp_path / "shared", tmp_path / "log"
     config = config_of(store, pictures, engine="ray", ray_address=two_machines)
-    with log.open("w") as said, start(config, tmp_path, said) as run:
+    with log.open("w") as said, start(config, tmp_path, said, "--plain") as run:
         try:
             while len(parts(store)) < 4 or len(workers()) < 2:
                 assert run.poll() is None, log.read_text()
@@ -176,9 +176,26 @@ def test_what_the_cluster_cannot_do_is_told(
     few.mkdir()
     shutil.copy(pictures / "0001.png", few)
     config = config_of(tmp_path / "store", few, engine="ray", ray_address=two_machines, num_gpus=1)
-    with (tmp_path / "log").open("w+") as said, start(config, tmp_path, said) as run:
+    with (tmp_path / "log").open("w+") as said, start(config, tmp_path, said, "--plain") as run:
         run.communicate(timeout=120)
         said.seek(0)
         error = said.read()
     assert run.returncode == 2, error
     assert "no machine of the Ray cluster has as much; CPUs and GPUs of each: 1 and 0" in error
+
+
+def test_through_prefect_it_is_the_same(two_machines: str, pictures: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for number in range(5):
+        shutil.copy(pictures / f"{number:04}.png", few)
+    run_plain(config_of(tmp_path / "alone", few, shard_rows=2))
+    ray = {"engine": "ray", "ray_address": two_machines, "shard_rows": 2}
+    with (tmp_path / "log").open("w+") as said:
+        with start(config_of(tmp_path / "store", few, **ray), tmp_path, said) as run:
+            output = run.communicate(timeout=300)[0]
+        said.seek(0)
+        log = said.read()
+    assert run.returncode == 0, log
+    assert json.loads(output)["embed"]["embedded"] == 5
+    require_equal(tmp_path / "store", final_tables(tmp_path / "alone"))
