@@ -212,10 +212,13 @@ def test_class_examples_stand_once_and_in_order() -> None:
     )
     first, second = class_examples(rows)
     assert [e.image_id for e in first.best] == ["17", "16", "15", "14"]
-    # Margins of 0 to 13 are 0, 7, 14, 1, 8, 15, 2, 9, 16, 3, 10, 17, 4, 11 twentieths.
-    assert [e.image_id for e in first.unsure] == ["00", "03", "06", "09"]
-    assert [e.image_id for e in first.worst] == ["01", "02", "04", "05"]
-    assert first.unsure[0].words == "0.00, or b"
+    assert [e.image_id for e in first.worst] == ["00", "01", "02", "03"]
+    # Margins of 4 to 13 are 8, 15, 2, 9, 16, 3, 10, 17, 4, 11 twentieths.
+    assert [e.image_id for e in first.unsure] == ["06", "09", "12", "04"]
+    # And of 0 to 3: 0, 7, 14, 1.
+    words = ["0.00, or b", "0.05, or b", "0.10", "0.15, or b"]
+    assert [e.words for e in first.worst] == words
+    assert [e.words for e in first.best] == ["0.85", "0.80", "0.75, or b", "0.70"]  # 19, 12, 5, 18
     assert (second.label, second.images, len(second.best), second.worst) == ("b", 1, 1, [])
 
 

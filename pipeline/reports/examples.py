@@ -13,6 +13,7 @@ from pipeline.search.pointer import indexed
 from pipeline.store import Store
 
 _PER_GROUP = 4
+_NEAR = 0.5  # margin from which on the second label is too far to be named
 _CLASSES = 12
 _STRANGEST = 12
 _DISAGREEING = 12
@@ -36,7 +37,7 @@ class ClassExamples:
     images: int  # of the drop, with this label
     best: list[Example]  # surest first
     worst: list[Example]  # the least confident first
-    unsure: list[Example]  # those whose second label is the nearest to the first
+    unsure: list[Example]  # of the others those whose second label is near, the nearest first
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def class_examples(rows: pl.DataFrame) -> list[ClassExamples]:
     for label, count in counts.head(_CLASSES).iter_rows():
         own = labelled.filter(pl.col("label") == label)
         best, own = _take(own, "confidence", descending=True)
-        unsure, own = _take(own, "margin")
         worst, own = _take(own, "confidence")
+        unsure, _ = _take(own.filter(pl.col("margin") < _NEAR), "margin")
         found.append(ClassExamples(label, count, best, worst, unsure))
     return found
 
@@ -127,16 +128,15 @@ def _take(
 ) -> tuple[list[Example], pl.DataFrame]:
     """Return the first few images by a column, and the rows of the others."""
     first = rows.sort([by, "image_id"], descending=[descending, False]).head(_PER_GROUP)
-    wanted = first.select("image_id", "path", "confidence", "topk_labels")
+    wanted = first.select("image_id", "path", "confidence", "margin", "topk_labels")
     taken = [
-        Example(
-            image_id, path, _of(confidence, likeliest) if by == "margin" else f"{confidence:.2f}"
-        )
-        for image_id, path, confidence, likeliest in wanted.iter_rows()
+        Example(image_id, path, _words(confidence, margin, likeliest))
+        for image_id, path, confidence, margin, likeliest in wanted.iter_rows()
     ]
     return taken, rows.join(first, on="image_id", how="anti")
 
 
-def _of(confidence: float, likeliest: list[str]) -> str:
-    """Say what else an image may be."""
-    return f"{confidence:.2f}, or {likeliest[1]}" if len(likeliest) > 1 else f"{confidence:.2f}"
+def _words(confidence: float, margin: float, likeliest: list[str]) -> str:
+    """Say how sure an image's label is, and what else it may be."""
+    near = margin < _NEAR and len(likeliest) > 1
+    return f"{confidence:.2f}, or {likeliest[1]}" if near else f"{confidence:.2f}"
