@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,14 +180,17 @@ def loaded_model(config: Config) -> "LoadedModel":
 
 
 def decoders(config: Config, processes: int) -> "Decoders":
-    """Return processes that decode and fit pictures for the config's model."""
+    """Return what decodes and fits pictures for the config's model, in processes where it must."""
     fitting = encoder(config).fit
     if config.encoder.decode == "exact":
         return decoders_for(config, fitting, processes)
     from pipeline.clip.resizing import finisher
     from pipeline.images.fitting import Rough
+    from pipeline.images.jpegs import decode_here
 
-    return decoders_for(config, Rough(fitting), processes, finish=finisher(fitting))
+    rough = Rough(fitting)
+    here = partial(decode_here, rough=rough, max_pixels=config.scan.max_pixels)
+    return decoders_for(config, rough, processes, finish=finisher(fitting), here=here)
 
 
 def device_decoder(config: Config, usual: "Decode") -> "DeviceDecoder":

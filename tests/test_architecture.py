@@ -34,6 +34,7 @@ HOMES = {
     "jinja2": ["pipeline.reports"],
     "prometheus_client": ["pipeline.reports.openmetrics"],
     "httpx": ["flows"],
+    "simplejpeg": ["pipeline.images.jpegs"],
     "PIL": ["pipeline.images", "pipeline.clip", "pipeline.reports"],
     "pydantic": [
         "pipeline.config",

@@ -83,13 +83,23 @@ class Rough:
         height, width = self.fitting.resized(image.height, image.width)
         image.draft(None, (_MARGIN * width, _MARGIN * height))
 
+    def reduction(self, height: int, width: int) -> int:
+        """Return what `draft` divides the sides of an upright JPEG by: 1, 2, 4 or 8."""
+        wanted = self.fitting.resized(height, width)
+        most = min(height // (_MARGIN * wanted[0]), width // (_MARGIN * wanted[1]))
+        return next((by for by in (8, 4, 2) if by <= most), 1)
+
+    def leaves(self, height: int, width: int) -> bool:
+        """Tell whether a picture of this size is left as it is, for others to fit."""
+        large = height * width > _LEFT_AS_IT_IS
+        band = max(height, width) > _BAND * min(height, width)
+        return not (large or band or self.fitting.interpolation == "nearest")
+
     def __call__(self, image: Image.Image) -> Image.Image:
         """Fit a large picture or a band, nearly as `Fitting` does; leave others as they are."""
-        large = image.width * image.height > _LEFT_AS_IT_IS
-        band = max(image.size) > _BAND * min(image.size)
-        if large or band or self.fitting.interpolation == "nearest":
-            return self.fitting.fitted(image, _REDUCING_GAP)
-        return image
+        if self.leaves(image.height, image.width):
+            return image
+        return self.fitting.fitted(image, _REDUCING_GAP)
 
 
 def _would_be_shifted(image: JpegImageFile) -> bool:

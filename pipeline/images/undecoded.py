@@ -13,7 +13,8 @@ from PIL import ExifTags, Image
 _BAND = 16  # times the short side: of longer pictures nearly all is cut off, and memory lost
 _SEGMENT = struct.Struct(">BBH")  # 255, marker, bytes of what follows with these two
 _FRAME = struct.Struct(">BHHB")  # bits of a sample, height, width, components
-_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, all of Huffman's codes
+_SEQUENTIAL = {0xC0, 0xC1}  # baseline and extended, of Huffman's codes
+_FRAMES = {*_SEQUENTIAL, 0xC2}  # and progressive
 _OTHER_FRAMES = {*range(0xC3, 0xD0)} - {0xC4, 0xC8, 0xCC}  # lossless, arithmetic, hierarchical
 _BARE = {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}  # have no length, or no business in a header
 _SCAN, _EXIF, _ADOBE = 0xDA, 0xE1, 0xEE
@@ -30,6 +31,7 @@ class Undecoded:
     height: int
     format: str  # as Pillow says: JPEG or MPO
     orientation: int  # EXIF's, 1 to 8: how what is stored is turned
+    one_scan: bool = False  # sequential, all components together: decoded row by row
 
 
 @dataclass
@@ -40,6 +42,8 @@ class _Header:
     components: bytes = b""  # their numbers
     transform: int = _YCBCR
     exifs: int = 0
+    sequential: bool = False
+    one_scan: bool = False
 
 
 def left_undecoded(data: bytes, name: str, *, max_pixels: int) -> Undecoded | None:
@@ -66,7 +70,8 @@ def left_undecoded(data: bytes, name: str, *, max_pixels: int) -> Undecoded | No
                 return None
             turned = _orientation(image)
             width, height = image.size if turned < 5 else image.size[::-1]
-            return Undecoded(data, name, width, height, image.format or "?", turned)
+            told = image.format or "?"
+            return Undecoded(data, name, width, height, told, turned, header.one_scan)
     except Exception:  # Pillow's plugins raise anything; `decoding` tells what is wrong
         return None
 
@@ -88,11 +93,13 @@ def _header(data: bytes) -> _Header | None:
             if found.components or bits != 8:
                 return None
             found.size, found.components = (width, height), body[6 : 6 + 3 * components : 3]
+            found.sequential = marker in _SEQUENTIAL
         elif marker == _EXIF and body.startswith(b"Exif\0\0"):
             found.exifs += 1
         elif marker == _ADOBE and body.startswith(b"Adobe"):
             found.transform = body[11]
         elif marker == _SCAN:
+            found.one_scan = found.sequential and body[0] == len(found.components)
             return found
 
 

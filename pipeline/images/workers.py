@@ -30,6 +30,7 @@ from pipeline.images.decoding import Fit, Picture, Refusal
 from pipeline.images.serving import SHARED_BYTES
 
 Finish = Callable[[Picture], Picture]  # whose pixels will not last
+Here = Callable[[bytes, str], Picture | None]  # a whole file and its name
 
 _ROOT = str(Path(__file__).parents[2])
 # OpenBLAS would keep a thread for every core and memory for every thread, for nothing.
@@ -58,6 +59,7 @@ class Decoders:
         processes: int,
         timeout: float = 60.0,
         finish: Finish = lambda picture: replace(picture, pixels=picture.pixels.copy()),
+        here: Here = lambda _data, _name: None,
     ) -> None:
         """Start nothing yet.
 
@@ -70,13 +72,14 @@ class Decoders:
             timeout: seconds that one file may take, above 0.
             finish: what is done here, by the calling thread, with each picture; it must not keep
                 the pixels it is given.
+            here: decodes, by the calling thread, what is sure to do no harm; None: a worker does.
         """
         if processes < 1:
             raise ValueError(f"processes must be at least 1, got {processes}")
         if not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
         self._setup = pickle.dumps((fit, max_pixels, timeout))
-        self._timeout, self._finish = timeout, finish
+        self._timeout, self._finish, self._here = timeout, finish, here
         # Last in, first out: no more workers are started than are busy at once.
         self._idle: LifoQueue[_Worker | None] = LifoQueue()
         for _ in range(processes):
@@ -102,8 +105,10 @@ class Decoders:
             RuntimeError: the decoders were closed, or a worker cannot even start.
             OSError: the system has no room for another process.
         """
-        worker = self._idle.get()
+        worker = self._idle.get()  # no more are decoded here at once than there are workers, either
         try:
+            if (picture := self._here(data, name)) is not None:
+                return self._finish(picture)
             if worker is None or worker.ended():
                 worker = self._start()
             try:
