@@ -33,7 +33,7 @@ class RunConfig(Section):
         64, ge=0, description="a run that leaves more small parts than this merges them; 0: never"
     )
     decode_workers: int = Field(
-        0, ge=0, description="processes that decode images; 0: one per core"
+        0, ge=0, description="threads, or processes, that decode images; 0: one per core"
     )
     stall_seconds: float = Field(
         1800, ge=0, description="a run that does nothing for so long is ended; 0: never"

@@ -1,7 +1,8 @@
 """Embed: the files of a run's shards in, one part of unit vectors per shard out.
 
-Threads read and hash, processes decode, lanes of the model embed, one thread writes, all at once:
-batches reach across shards, and a shard is committed when its last vector is there.
+Threads read, hash and decode (or have a process do so), lanes of the model embed, one thread
+writes, all at once: batches reach across shards, and a shard is committed when its last vector is
+there.
 """
 
 import time

@@ -1,7 +1,8 @@
 """Decoders in processes of their own: a file that crashes, hangs or bloats one costs only itself.
 
 A picture that Pillow merely dislikes comes back as a Refusal, as from `decode`. But a fault in a
-C library takes its whole process along, and one that loops hears nothing from Python.
+C library takes its whole process along, and one that loops hears nothing from Python. What is sure
+to do no harm need not be handed over: see `jpegs`.
 
 This is the parent's side; `serving` is the worker's. Between them runs one socket that nothing else
 writes to: a name and the file go down, JSON comes up. Pixels lie in memory that both sides see.
