@@ -19,6 +19,7 @@ from pipeline.errors import InputError
 _ONE_AT_A_TIME = ConcurrencyLimitConfig(
     limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
 )
+_BANNED = "/%&<>"  # in Prefect's names
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def register(config: Config, when: When, *, name: str, pool: str) -> list[str]:
         pool: of type process, made where there is none of this name.
 
     Raises:
-        InputError: the cron expression is none, or its time never comes.
+        InputError: the cron expression is none, or its time never comes; a name is refused.
     """
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner.storage import LocalStorage
@@ -100,6 +101,7 @@ def register(config: Config, when: When, *, name: str, pool: str) -> list[str]:
     from flows.train_model import train_model
 
     when.require()
+    _require_names(name, pool)
     _require_pool(pool)
     made = []
     for flow in (label_images, relabel_images, train_model, caption_images):
@@ -127,6 +129,14 @@ def _common(config: Config) -> dict[str, Any]:
         "entrypoint_type": EntrypointType.MODULE_PATH,
         "paused": False,
     }
+
+
+def _require_names(name: str, pool: str) -> None:
+    for option, given in (("--name", name), ("--pool", pool)):
+        if found := sorted(set(given) & set(_BANNED)):
+            raise InputError(f"{option} {given!r}: Prefect's names have no {' '.join(found)}")
+    if pool.lower().startswith("prefect"):
+        raise InputError(f"--pool {pool!r}: Prefect keeps names that begin with prefect for itself")
 
 
 def _require_pool(pool: str) -> None:

@@ -156,6 +156,23 @@ def test_the_plain_prefect_command_deploys_the_flows(prefect: Prefect) -> None:
     assert prefect.get("deployments/name/label-images/plain")["entrypoint"] == entrypoint
 
 
+@pytest.mark.parametrize(
+    ("name", "pool", "says"),
+    [
+        ("photos/daily", "photos", "--name 'photos/daily': Prefect's names have no /"),
+        ("photos", "a<b>", "--pool 'a<b>': Prefect's names have no < >"),
+        ("photos", "Prefect-photos", "begin with prefect"),
+    ],
+)
+def test_names_that_prefect_refuses_are_told(
+    tmp_path: Path, name: str, pool: str, says: str
+) -> None:
+    from flows.schedule import When, register
+
+    with pytest.raises(InputError, match=says):
+        register(demo_config(tmp_path / "store"), When(), name=name, pool=pool)
+
+
 def test_what_a_killed_serve_has_left_is_put_right(prefect: Prefect, tmp_path: Path) -> None:
     """As after a power cut, which nobody outlives to tell of."""
     (tmp_path / "in").mkdir()
