@@ -13,6 +13,7 @@ from pipeline.labels.truth import truth_state
 from pipeline.opening import peek_store
 
 _NAMED = 100  # files that wait
+_SEEN = ("path", "bytes", "mtime")
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Plan:
     stale: list[str]  # later stages that would run
     bytes: int = 0  # of the files to read
     waiting_files: list[WaitingFile] = field(default_factory=list)  # those due first
+    mark: int = 0  # of the files that a run would take: another where these are others
 
     @property
     def any(self) -> bool:
@@ -71,7 +73,13 @@ def plan(config: Config, *, retry_failed: bool = False) -> Plan:
         stale=stale_stages(config),
         bytes=int(changes.to_read["bytes"].sum()),
         waiting_files=_waiting(changes, config.scan.settle_seconds, datetime.now(UTC)),
+        mark=_mark(changes),
     )
+
+
+def _mark(changes: Changes) -> int:
+    taken = (changes.to_read, changes.problems, changes.gone, changes.tars)
+    return hash(tuple(int(rows.select(_SEEN).hash_rows().sum() or 0) for rows in taken))
 
 
 def _waiting(changes: Changes, settle_seconds: float, now: datetime) -> list[WaitingFile]:

@@ -15,7 +15,8 @@ _STEPS = ((172_800, 86_400, "days"), (7_200, 3_600, "h"), (120, 60, "min"), (0, 
 def show(found: Plan, took: Estimate | None, *, as_json: bool) -> None:
     """Print what a run would do and how long it would take."""
     if as_json:
-        print_json({**asdict(found), "estimate": asdict(took) if took else None})
+        content = {name: value for name, value in asdict(found).items() if name != "mark"}
+        print_json({**content, "estimate": asdict(took) if took else None})
         return
     out.print(
         f"would read {found.to_read} files ({found.new} new, {found.changed} changed), "

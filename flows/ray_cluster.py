@@ -12,10 +12,12 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _PORT, _CLIENT_PORT = 6379, 10001  # Ray's own defaults
 _ANSWERS_WITHIN = 10.0  # seconds
+_REMOVALS = 10  # of a folder, 0.1 s apart
 _OBJECT_BYTES = 80 << 20  # Ray's least: nothing but summaries travels
 
 
@@ -94,13 +97,22 @@ def cluster(address: str) -> Iterator[Any]:
 
             def leave(*_: object) -> None:  # a command that is stopped at once unwinds nothing
                 ray.shutdown()
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
             try:
                 with cleaned_by(leave), redirect_stdout(_Overheard()):
                     yield ray
             finally:
                 ray.shutdown()
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder that the main thread, or a process that ends, may be at work in, too."""
+    for _ in range(_REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not Path(folder).exists():
+            return
+        time.sleep(0.1)
 
 
 def machines_of(ray: Any) -> list[dict[str, float]]:
@@ -144,6 +156,9 @@ def _environment(*, own: bool) -> Iterator[None]:
     wanted = {"RAY_USAGE_STATS_ENABLED": "0"}
     if own:  # else workers are nicer to the rest of the machine than a run without Ray is
         wanted["RAY_worker_niceness"] = "0"
+        # Ray takes 127.0.0.1 for the machine's own address, and then listens to everybody, but
+        # where it takes this system for one without clusters: its own default on others than Linux.
+        wanted["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     if own and "RAY_AUTH_MODE" not in os.environ:
         wanted |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     added = {name: value for name, value in wanted.items() if name not in os.environ}

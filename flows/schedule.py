@@ -1,5 +1,6 @@
 """Deployments of the flows: what Prefect runs when, with which config, and never two at a time."""
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,10 +11,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
 
-from flows.caption_images import caption_images
 from flows.label_images import label_images
-from flows.relabel_images import relabel_images
-from flows.train_model import train_model
 from pipeline.config import Config, anchored
 from pipeline.errors import InputError
 
@@ -21,6 +19,7 @@ from pipeline.errors import InputError
 _ONE_AT_A_TIME = ConcurrencyLimitConfig(
     limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
 )
+_BANNED = "/%&<>"  # in Prefect's names
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,19 @@ class When:
                 f'--cron {self.cron!r}: is no cron expression, such as "0 * * * *" ({error})'
             ) from error
 
+    def require(self) -> None:
+        """Raise InputError where the cron expression is none, or its time never comes."""
+        schedule = self.schedule()
+        if schedule is None or self.cron is None:
+            return
+        from prefect.server.schemas.schedules import CronSchedule
+
+        dates = CronSchedule(cron=self.cron, timezone=schedule.timezone).get_dates(1)
+        try:
+            asyncio.run(dates)
+        except ValueError as error:  # the 31st of February
+            raise InputError(f"--cron {self.cron!r}: there is no such time ({error})") from error
+
 
 def deployment_name(config: Config) -> str:
     """Return a store's name among deployments: its folder's, and what tells namesakes apart."""
@@ -76,10 +88,20 @@ def register(config: Config, when: When, *, name: str, pool: str) -> list[str]:
         when: by the clock, or by hand.
         name: of the deployments.
         pool: of type process, made where there is none of this name.
+
+    Raises:
+        InputError: the cron expression is none, or its time never comes; a name is refused.
     """
     from prefect.deployments.runner import RunnerDeployment
     from prefect.runner.storage import LocalStorage
 
+    # These load torch, which `serve` has no time for: it runs none of them.
+    from flows.caption_images import caption_images
+    from flows.relabel_images import relabel_images
+    from flows.train_model import train_model
+
+    when.require()
+    _require_names(name, pool)
     _require_pool(pool)
     made = []
     for flow in (label_images, relabel_images, train_model, caption_images):
@@ -107,6 +129,14 @@ def _common(config: Config) -> dict[str, Any]:
         "entrypoint_type": EntrypointType.MODULE_PATH,
         "paused": False,
     }
+
+
+def _require_names(name: str, pool: str) -> None:
+    for option, given in (("--name", name), ("--pool", pool)):
+        if found := sorted(set(given) & set(_BANNED)):
+            raise InputError(f"{option} {given!r}: Prefect's names have no {' '.join(found)}")
+    if pool.lower().startswith("prefect"):
+        raise InputError(f"--pool {pool!r}: Prefect keeps names that begin with prefect for itself")
 
 
 def _require_pool(pool: str) -> None:

@@ -30,6 +30,7 @@ _STAYS = "What was committed stays, and the next run goes on from it"
 _ASK_SECONDS = 1.0  # between looks whether a run has ended
 _FINISH_SECONDS = 5.0  # that a run has to end when serve is stopped
 _STOP_SECONDS = 25.0  # after which nobody is waited for any more
+_PAGE = 200  # runs that Prefect tells of at once, at most
 
 
 def serve(config: Config, *, every: float | None, cron: str | None, watch: bool) -> None:
@@ -48,13 +49,13 @@ def serve(config: Config, *, every: float | None, cron: str | None, watch: bool)
     """
     with suppress(DamagedFileError):  # a run sets it aside
         plan(config)  # bad input is told now, not by every run
-    serve_metrics(config.store, config.metrics.port)
     quiet_prefect("INFO")
     with _told_to_stop():
         from flows.schedule import When
 
         when = When(every, cron, watch)
-        when.schedule()  # a wrong one is told before a server is waited for
+        when.require()  # a wrong one is told before a server is waited for
+        serve_metrics(config.store, config.metrics.port)
         with prefect_server() as server:
             asyncio.run(_serve(config, when, server))
     notes.print(SAID)
@@ -180,7 +181,14 @@ async def _tidy(client: "PrefectClient", deployment: UUID) -> None:
             deployment_id=FlowRunFilterDeploymentId(any_=[deployment]),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))),
         )
-        return await client.read_flow_runs(flow_run_filter=wanted, limit=200)
+        found: list[Any] = []
+        while True:  # a server that went on without us may have left thousands of ticks
+            page = await client.read_flow_runs(
+                flow_run_filter=wanted, limit=_PAGE, offset=len(found)
+            )
+            found += page
+            if len(page) < _PAGE:
+                return found
 
     for run in await left(StateType.RUNNING, StateType.PENDING, StateType.CANCELLING):
         why = "what ran it was killed; what was committed stays, and the next run goes on from it"

@@ -50,7 +50,7 @@ HOMES = {
     "fastapi": ["flows.api"],
     "starlette": ["flows.api"],
     "uvicorn": ["flows.api", "flows.local_server"],
-    "watchfiles": ["flows.arrivals"],
+    "watchfiles": ["flows.hearing"],
 }
 PRINTERS = {"flows"}
 

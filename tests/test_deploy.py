@@ -11,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -22,6 +24,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from flows import serving
 from flows.retries import may_pass
 from flows.runners import PrefectTasks
 from pipeline.config import commented_toml
@@ -153,6 +156,23 @@ def test_the_plain_prefect_command_deploys_the_flows(prefect: Prefect) -> None:
     assert prefect.get("deployments/name/label-images/plain")["entrypoint"] == entrypoint
 
 
+@pytest.mark.parametrize(
+    ("name", "pool", "says"),
+    [
+        ("photos/daily", "photos", "--name 'photos/daily': Prefect's names have no /"),
+        ("photos", "a<b>", "--pool 'a<b>': Prefect's names have no < >"),
+        ("photos", "Prefect-photos", "begin with prefect"),
+    ],
+)
+def test_names_that_prefect_refuses_are_told(
+    tmp_path: Path, name: str, pool: str, says: str
+) -> None:
+    from flows.schedule import When, register
+
+    with pytest.raises(InputError, match=says):
+        register(demo_config(tmp_path / "store"), When(), name=name, pool=pool)
+
+
 def test_what_a_killed_serve_has_left_is_put_right(prefect: Prefect, tmp_path: Path) -> None:
     """As after a power cut, which nobody outlives to tell of."""
     (tmp_path / "in").mkdir()
@@ -185,6 +205,43 @@ def test_what_a_killed_serve_has_left_is_put_right(prefect: Prefect, tmp_path: P
         assert state["type"] == "CRASHED"
         assert "what ran it was killed" in state["message"]
     assert prefect.get(f"deployments/{number}")["global_concurrency_limit"]["active_slots"] == 0
+
+
+def test_ticks_that_nobody_served_are_dropped_however_many(
+    prefect: Prefect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    config = demo_config(tmp_path / "store", sources=[str(tmp_path / "in")])
+    monkeypatch.setattr(serving, "_PAGE", 2)
+    now = datetime.now(UTC)
+
+    async def made() -> str:
+        from prefect.runner import Runner
+
+        from flows.label_images import label_images
+        from flows.schedule import When, served
+
+        settings = served(config, When(every=86400))
+        return str(await Runner("tests").aadd_flow(label_images, **settings))
+
+    async def tidied(number: str) -> None:
+        from prefect.client.orchestration import get_client
+
+        async with get_client() as client:
+            await serving._tidy(client, UUID(number))
+
+    def dates(number: str) -> list[datetime]:
+        wanted = {"flow_runs": {"deployment_id": {"any_": [number]}}}
+        runs = prefect.post("flow_runs/filter", wanted)
+        return [datetime.fromisoformat(run["expected_start_time"]) for run in runs]
+
+    with temporary_settings({PREFECT_API_URL: f"{prefect.url}/api"}):
+        number = asyncio.run(made())
+        week = {"start_time": (now - timedelta(days=7)).isoformat(), "min_runs": 9, "max_runs": 9}
+        prefect.post(f"deployments/{number}/schedule", week)
+        assert sum(date < now for date in dates(number)) == 7
+        asyncio.run(tidied(number))
+    assert min(dates(number)) > now
 
 
 @pytest.mark.timeout(120)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +24,8 @@ from PIL import Image
 
 from pipeline.config import Config, commented_toml
 from pipeline.opening import open_store
-from tests.conftest import demo_config, run_plain
+from tests.conftest import ROOT, demo_config, run_plain
+from tests.processes import descendants
 from tests.test_crash import ONE_BY_ONE, final_tables, require_equal
 
 IMAGES, SHARD = 2000, 100
@@ -199,3 +201,43 @@ def test_through_prefect_it_is_the_same(two_machines: str, pictures: Path, tmp_p
     assert run.returncode == 0, log
     assert json.loads(output)["embed"]["embedded"] == 5
     require_equal(tmp_path / "store", final_tables(tmp_path / "alone"))
+
+
+_OWN = """
+import sys
+from flows.ray_cluster import cluster
+with cluster("") as ray:
+    ray.get(ray.remote(lambda: 1).remote())
+    print("here", file=sys.stderr, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_cluster_of_this_machine_alone_listens_on_loopback_only() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _OWN], cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stdin is not None
+        assert run.stderr is not None
+        assert any(line == b"here\n" for line in run.stderr)
+        heard = [each for pid in {run.pid, *descendants(run.pid)} for each in listening(pid)]
+        run.stdin.close()
+        assert run.wait(30) == 0
+    assert len(heard) > 3
+    assert set(heard) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def listening(pid: int) -> list[str]:
+    """Return the addresses that a process takes TCP connections at, as the kernel writes them."""
+    sockets = set()
+    for fd in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            sockets.add(str(fd.readlink()))
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+    ]
+    return [
+        row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets
+    ]

@@ -175,6 +175,8 @@ def test_what_cannot_be_served_is_told_before_a_server_starts(
         ((), "give one of --every SECONDS, --cron EXPRESSION and --watch"),
         (("--every", "5", "--watch"), "give one of"),
         (("--cron", "every day"), "--cron 'every day': is no cron expression"),
+        (("--cron", "0 0 31 2 *"), "--cron '0 0 31 2 *': there is no such time"),
+        (("--every", "inf"), "'--every'"),
         (("--every", "5", "--set", "sources=['gone']"), "source gone: no such folder"),
     ):
         ended = command("serve", *arguments)

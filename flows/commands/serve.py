@@ -7,7 +7,10 @@ import typer
 from flows.commands import Assignments, ConfigFile, Json
 
 POOL = "pseudolabel"
-Every = Annotated[float | None, typer.Option("--every", help="Seconds between runs.", min=1)]
+_LONGEST = 1e9  # seconds, some 30 years: Prefect plans several runs ahead, to the year 9999 at most
+Every = Annotated[
+    float | None, typer.Option("--every", help="Seconds between runs.", min=1, max=_LONGEST)
+]
 Cron = Annotated[
     str | None, typer.Option("--cron", help='Such as "0 * * * *", in this machine\'s time zone.')
 ]
