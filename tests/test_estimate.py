@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ def test_a_run_keeps_what_it_ran_with_and_the_next_dry_run_tells_by_it(
     folders = [str(DATA / "images" / name) for name in ("food", "animals")]
     untrained = {"train": {"every_run": False}}
     config = demo_config(tmp_path / "store", sources=folders[:1], **untrained)
-    did = run_plain(config)
+    did = Context().run(run_plain, config)  # what other commands left in this process is not heard
     assert did.ran_with is not None
     assert (did.ran_with.model, did.ran_with.devices) == (TINY, ["cpu"])
     assert (did.ran_with.precision, did.ran_with.start_seconds) == ("fp32", None)
