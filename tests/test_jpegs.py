@@ -16,6 +16,7 @@ from pipeline.images.jpegs import decode_here
 from pipeline.images.undecoded import left_undecoded
 from pipeline.images.workers import Decoders
 from tests.conftest import DATA, unpacked
+from tests.test_decoding import encoded
 
 LIMIT = 10_000_000
 ROUGH = Rough(Fitting((24, 24)))
@@ -29,9 +30,7 @@ def drawn(width: int, height: int) -> Pixels:
 
 
 def jpeg(width: int = 50, height: int = 40, mode: str = "RGB", **options: Any) -> bytes:
-    buffer = BytesIO()
-    Image.fromarray(drawn(width, height)).convert(mode).save(buffer, "JPEG", **options)
-    return buffer.getvalue()
+    return encoded(Image.fromarray(drawn(width, height)).convert(mode), "JPEG", **options)
 
 
 def turned(orientation: int) -> bytes:
