@@ -80,10 +80,13 @@ class LabelsConfig(Section):
     abstain_below: float = Field(
         0.0, ge=0, le=1, description="an image whose confidence is lower gets no label, 0 to 1"
     )
-    refine: Literal["auto", "none", "neighbours", "neighbours-strong", "anchored"] = Field(
+    refine: Literal[
+        "auto", "none", "neighbours", "neighbours-strong", "neighbours-sure", "anchored"
+    ] = Field(
         "auto",
-        description="auto (neighbours-strong, or what an audit has chosen) | none | neighbours | "
-        "neighbours-strong (similar images vote, too; from 300 on) | anchored (all classes there)",
+        description="auto (neighbours-sure, or what an audit has chosen) | none | neighbours | "
+        "neighbours-strong | neighbours-sure (similar images vote, too; from 300 on) | "
+        "anchored (all classes there)",
     )
     unknown: Literal["cosine", "mcm", "energy", "reject"] = Field(
         "cosine",

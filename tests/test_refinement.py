@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from pipeline.arrays import Floats, Ints, unit_rows
-from pipeline.labels.refinement import Method, Near, fit, generation, smooth, vote_together
+from pipeline.labels.refinement import (
+    METHODS,
+    Fit,
+    Method,
+    Near,
+    fit,
+    generation,
+    smooth,
+    vote_together,
+)
 from pipeline.labels.scoring import score
 
 N, D, W, K = 400, 12, 5, 10
@@ -41,7 +50,7 @@ def near_of(images: Floats, probabilities: Floats) -> Near:
 
 
 def slow(method: Method, probabilities: Floats, images: Floats) -> list[list[float]]:
-    """Restate `neighbours` (S5) and `neighbours-strong` (S1), before confidence is matched."""
+    """Restate `neighbours` (S5), `-strong` (S1) and `-sure`, before confidence is matched."""
     p = probabilities.astype(np.float64)
     offset = [0.0] * W
     if method == "neighbours":
@@ -54,18 +63,20 @@ def slow(method: Method, probabilities: Floats, images: Floats) -> list[list[flo
     refined = []
     for i in range(N):
         weights = softmax([float(cosine) / 0.05 for cosine in cosines[i]])
-        share = 0.5 * math.sqrt(sum(mutual[i]) / K) if method == "neighbours" else 0.5
-        refined.append(
-            [
-                (1 - share) * prior[i][c]
-                + share * sum(w * prior[j][c] for w, j in zip(weights, rows[i], strict=True))
-                for c in range(W)
-            ]
-        )
+        share = {"neighbours": 0.5 * math.sqrt(sum(mutual[i]) / K), "neighbours-sure": 0.7}
+        theirs = share.get(method, 0.5)
+        votes = [
+            (1 - theirs) * prior[i][c]
+            + theirs * sum(w * prior[j][c] for w, j in zip(weights, rows[i], strict=True))
+            for c in range(W)
+        ]
+        if method == "neighbours-sure":
+            votes[prior[i].index(max(prior[i]))] *= 2
+        refined.append([vote / sum(votes) for vote in votes])
     return refined
 
 
-@pytest.mark.parametrize("method", ["neighbours", "neighbours-strong"])
+@pytest.mark.parametrize("method", ["neighbours", "neighbours-strong", "neighbours-sure"])
 def test_neighbours_vote_as_the_formula_says(method: Method) -> None:
     images, texts, true = clusters()
     naive = score(images, texts, scale=10.0).classes
@@ -185,8 +196,22 @@ def test_two_images_worked_by_hand() -> None:
     )
 
 
+def test_a_label_gives_way_to_twice_its_votes_and_to_no_fewer() -> None:
+    # Votes are 0.3 of the image's own and 0.7 of its only neighbour's: 0.372 to 0.628 in the first
+    # row, which is less than twice as much, and 0.302 to 0.698 in the second.
+    own = np.array([[0.9, 0.1], [0.9, 0.1]], np.float32)
+    theirs = np.array([[[0.145714, 0.854286]], [[0.045714, 0.954286]]], np.float32)
+    near = Near(theirs, np.full((2, 1), 0.9, np.float32), np.zeros((2, 1), np.bool_))
+    as_they_are = Fit(np.zeros(2, np.float32), linear=None, power=1.0)
+    images = np.zeros((2, D), np.float32)
+    refined = vote_together("neighbours-sure", as_they_are, own, images, near)
+    kept, given = 2 * 0.372 / (2 * 0.372 + 0.628), 2 * 0.302 / (2 * 0.302 + 0.698)
+    assert kept > 0.5 > given
+    assert refined[:, 0] == pytest.approx(np.array([kept, given]), abs=1e-5)
+
+
 @pytest.mark.parametrize("width", [1, 2, 1000])
-@pytest.mark.parametrize("method", ["neighbours", "neighbours-strong", "anchored"])
+@pytest.mark.parametrize("method", METHODS)
 def test_any_number_of_classes_gives_finite_probabilities(method: Method, width: int) -> None:
     made = np.random.default_rng(width)
     images, texts = unit_rows(made.normal(size=(50, D))), unit_rows(made.normal(size=(width, D)))

@@ -37,7 +37,7 @@ Template = Annotated[
 ]
 Refine = Annotated[
     str | None,
-    typer.Option("--refine", help="auto, none, neighbours, neighbours-strong or anchored."),
+    typer.Option("--refine", help="auto, none, neighbours[-strong, -sure] or anchored."),
 ]
 Policy = Annotated[str | None, typer.Option("--policy", help="threshold, quantile or top-k.")]
 TopK = Annotated[int | None, typer.Option("--top-k", "-k", help="Answers per image.")]

@@ -1,11 +1,13 @@
 """Refine: better probabilities from those of similar images and of the whole store, without truth.
 
-Three ways, all label-free (constants of the first two were fixed on CIFAR-10 tasks alone and then
-measured on others: see the README's table):
+Four ways, all label-free (how the constants of the first three were found is told beside the
+README's table):
 
+- neighbours-sure: most of every vote is the neighbours', but the model's own label changes only
+  where another one gets twice its votes.
+- neighbours-strong: half of every vote is the neighbours'.
 - neighbours: an image and its nearest ones vote together, the more the more of them are mutual
   neighbours; classes that fit everything (hubs) are damped, the more the more even the classes are.
-- neighbours-strong: half of every vote is the neighbours'.
 - anchored: a Gaussian for each class, of one shared diagonal covariance, whose mean stays at its
   text where few images are of that class; after StatA (Zanella et al., CVPR 2025, 2501.03729) and
   TransCLIP (Zanella et al., NeurIPS 2024, 2406.01837).
@@ -23,13 +25,14 @@ import numpy.typing as npt
 
 from pipeline.arrays import Bools, Floats
 
-Method = Literal["none", "neighbours", "neighbours-strong", "anchored"]
+Method = Literal["none", "neighbours", "neighbours-strong", "neighbours-sure", "anchored"]
 
-METHODS: tuple[Method, ...] = ("neighbours", "neighbours-strong", "anchored")
+METHODS: tuple[Method, ...] = ("neighbours", "neighbours-strong", "neighbours-sure", "anchored")
 NEIGHBOURS = 10  # K
 FEWEST = 300  # images; of fewer the neighbours are too far to help
 _TEMPERATURE = 0.05  # of the softmax over neighbours' cosines
 _SHARE = 0.5  # of the neighbours in a vote, at most
+_SURE_SHARE, _SURE_ODDS = 0.7, 2.0  # the same where the own label counts so many times
 _DAMPING = 0.5  # of hubs, at most
 _PRIOR_IMAGES = 10.0  # that a class's text counts for
 _LIKELIHOOD = 1 / 50  # tempers the Gaussians (TransCLIP); untempered they are sure of everything
@@ -129,7 +132,8 @@ def vote_together(
         theirs = near.probabilities
         if found.log_offset.any():
             theirs = _softmax(_logs(theirs) - found.log_offset)
-        own = smooth(method, own, theirs.reshape(n, k, width), near)
+        mixed = smooth(method, own, theirs.reshape(n, k, width), near)
+        own = _own_label_first(mixed, own) if method == "neighbours-sure" else mixed
     return own if found.power == 1 else _softmax(found.power * _logs(own))
 
 
@@ -137,14 +141,15 @@ def smooth(method: Method, own: Floats, theirs: Floats, near: Near) -> Floats:
     """Mix (N, W) votes with those of the neighbours, (N, K, W); also right for independent classes.
 
     w = softmax(cosine / 0.05) over the neighbours; the share of theirs is 0.5 sqrt(m), m the share
-    of neighbours that are mutual, or 0.5 always (strong). Who has no neighbour keeps his own.
+    of neighbours that are mutual, or always 0.5 (strong) or 0.7 (sure). Who has no neighbour keeps
+    his own.
     """
     there = np.isfinite(near.cosines)
     best = np.where(there, near.cosines, -np.inf).max(axis=1, keepdims=True, initial=-1.0)
     weights = np.where(there, np.exp((near.cosines - best) / _TEMPERATURE), 0.0)
     total = weights.sum(axis=1, keepdims=True)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-    share = np.full(len(own), _SHARE)
+    share = np.full(len(own), _SURE_SHARE if method == "neighbours-sure" else _SHARE)
     if method == "neighbours":
         count = np.maximum(there.sum(axis=1), 1)
         share = _SHARE * np.sqrt((near.mutual & there).sum(axis=1) / count)
@@ -152,6 +157,14 @@ def smooth(method: Method, own: Floats, theirs: Floats, near: Near) -> Floats:
     mean = np.einsum("nk,nkw->nw", weights, theirs)
     mixed: Floats = ((1 - share) * own + share * mean).astype(np.float32)
     return mixed
+
+
+def _own_label_first(mixed: Floats, own: Floats) -> Floats:
+    """Return (N, W) mixed votes in which the label that leads by `own` counts twice."""
+    weighted, rows = mixed.copy(), np.arange(len(mixed))
+    weighted[rows, own.argmax(axis=1)] *= _SURE_ODDS
+    weighted /= weighted.sum(axis=1, keepdims=True)
+    return weighted
 
 
 def _damping(probabilities: Floats) -> Floats:

@@ -96,7 +96,10 @@ class Refiner:
     def _refined(self, rows: Ints, images: Floats, table: Floats) -> Floats:
         if self._fit is None:
             near = self._near(rows)
-            return smooth(self._method, table, near.probabilities, near)
+            # Where classes do not compete there is no label that another one could outvote.
+            sure = self._method == "neighbours-sure"
+            method = "neighbours-strong" if sure else self._method
+            return smooth(method, table, near.probabilities, near)
         near_them = self._near(rows) if self._method != "anchored" else None
         return together(self._method, self._fit, table, images, near_them)
 

@@ -8,7 +8,6 @@ Shapes: N images, W names, K neighbours, D embedding dimensions.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,8 +16,12 @@ from pipeline.labels.refinement import NEIGHBOURS, Method, Near, fit, vote_toget
 from pipeline.labels.scoring import score
 from tests.benchmarks.quality_tasks import Task
 
-Refinement = Literal["anchored", "neighbours", "neighbours-strong"]
-REFINEMENTS: tuple[Method, ...] = get_args(Refinement)
+REFINEMENTS: tuple[Method, ...] = (
+    "anchored",
+    "neighbours",
+    "neighbours-strong",
+    "neighbours-sure",
+)
 BASELINES = ("half centring", "uniform Sinkhorn")
 METHODS = ("naive", *BASELINES, *REFINEMENTS)
 _TINY = np.finfo(np.float32).tiny
