@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import nn
+from torch.fx.experimental.optimization import fuse
 from torchvision.transforms import Normalize
 
 from pipeline.arrays import Floats, Pixels
@@ -41,6 +43,8 @@ class ImageTower:
         """
         self._normalized = Normalization(transform, device)
         self._model, self._device, self._dtype = model.to(device), device, dtype
+        if dtype != torch.float32:  # where bits do not count, and before weights are rounded
+            fold_norms(self._model.visual)
         self._model.visual.to(dtype=dtype, memory_format=torch.channels_last)
         spare_last_block(self._model.visual)
 
@@ -71,6 +75,23 @@ class ImageTower:
         )
         rows: Floats = features.float().cpu().numpy()
         return rows
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Have the convolutions of a model, in eval mode, do the work of the batch norms behind them.
+
+    Both are linear, so the answer is the same but for rounding; RN50 is a sixth faster in bfloat16
+    on a CPU. What cannot be traced is left as it is, and its parts are tried.
+    """
+    for name, child in list(module.named_children()):
+        if not any(isinstance(each, nn.BatchNorm2d) for each in child.modules()):
+            continue
+        try:
+            folded = fuse(child)
+        except Exception:  # tracing raises what the model's own code raises over a stand-in
+            fold_norms(child)
+        else:
+            setattr(module, name, folded)
 
 
 def spare_last_block(visual: Any) -> bool:

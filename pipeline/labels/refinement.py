@@ -141,8 +141,7 @@ def smooth(method: Method, own: Floats, theirs: Floats, near: Near) -> Floats:
     """Mix (N, W) votes with those of the neighbours, (N, K, W); also right for independent classes.
 
     w = softmax(cosine / 0.05) over the neighbours; the share of theirs is 0.5 sqrt(m), m the share
-    of neighbours that are mutual, or always 0.5 (strong) or 0.7 (sure). Who has no neighbour keeps
-    his own.
+    of mutual neighbours, or always 0.5 (strong) or 0.7 (sure). Who has none keeps his own.
     """
     there = np.isfinite(near.cosines)
     best = np.where(there, near.cosines, -np.inf).max(axis=1, keepdims=True, initial=-1.0)
