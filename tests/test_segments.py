@@ -182,6 +182,7 @@ def test_a_search_keeps_its_index_while_another_comes_into_force(store: Store) -
     found = earlier.search(unit_rows(rows[:9]), 1)
     assert found.rows[:, 0].tolist() == list(range(9))
     assert (len(earlier), len(load_index(store))) == (50, 90)
+    assert earlier.ids == load_index(store).ids[:50]  # which nobody had asked for before
 
 
 def test_what_is_open_already_is_not_read_again(store: Store) -> None:
