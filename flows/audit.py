@@ -154,7 +154,7 @@ def _choose(config: Config, store: Store) -> Choice | None:
     from pipeline.clip.prompts import cached_label_vectors
 
     run, identity = current_labels(store), store.identity()
-    index = load_index(store)
+    index = load_index(store, exact=True)
     given = last_rows(store, run.label_set).filter(pl.col("answer").is_in([LABEL, NONE]))
     given = given.filter(pl.col("image_id").is_in(index.ids))
     if identity is None or len(index) < FEWEST or len(given) < LEAST_ANSWERS:

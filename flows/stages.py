@@ -136,7 +136,7 @@ def neighbours(config: Config) -> int:
     store = open_store(config.store)
     return update_neighbours(
         store,
-        search_index.load_index(store),
+        search_index.load_index(store, exact=True),
         on_progress=lambda images: listener.get().advance(images, 0),
     )
 
@@ -150,7 +150,7 @@ def label(config: Config) -> LabelSummary:
     asked = question(config, store)
     near = None
     if asked.refine != "none":
-        near = load_neighbourhood(store, search_index.load_index(store))
+        near = load_neighbourhood(store, search_index.load_index(store, exact=True))
     summary = label_store(
         store,
         asked,

@@ -107,6 +107,9 @@ def test_exact_is_exact(held: Store) -> None:
     index, queries, rows = load_index(held), clustered(5, 8), clustered(N, 0)
     found = index.search(queries, 50, exact=True)
     assert found.rows.tolist() == brute(rows, queries, 50, np.arange(N)).tolist()
+    alone = load_index(held, exact=True)
+    assert alone.layer is None
+    assert alone.search(queries, 50).rows.tolist() == found.rows.tolist()
 
 
 @pytest.mark.parametrize("passing", [0, 1, 40, 1500, N - 1])

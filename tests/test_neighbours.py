@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.arrays import Floats, Ints, unit_rows
 from pipeline.caching import cached_arrays
 from pipeline.compaction import compact
+from pipeline.errors import DamagedFileError
 from pipeline.opening import create_store
 from pipeline.search.cells import load_cells
 from pipeline.search.index import load_index, update_index
@@ -19,6 +21,7 @@ from pipeline.search.neighbours import (
     update_neighbours,
 )
 from pipeline.store import Store
+from pipeline.tables import NEIGHBOURS
 from tests.helpers import IDENTITY, embedding_rows
 
 K = 10
@@ -189,3 +192,61 @@ def test_a_sample_is_the_same_in_any_order(tmp_path: Path) -> None:
     near, _ = searched(made_store(tmp_path / "s", points(20)))
     assert near.sample(5).tolist() == [0, 1, 2, 3, 4]  # the smallest ids
     assert near.sample(50).tolist() == list(range(20))
+
+
+def test_ids_that_the_index_does_not_hold_leave_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.search.neighbours._LISTS", 2)
+    store = made_store(tmp_path / "s", points(5))
+    update_index(store)
+    a, b, c, d, e = (f"{row:032x}" for row in range(5))
+    gone = "f" * 32
+    lists = [
+        (d, [a, gone, e], [0.9, 0.8, 0.7]),
+        (gone, [a, b], [0.9, 0.8]),
+        (a, [], []),
+        (e, [gone], [0.5]),
+        (b, [c], [0.25]),
+    ]
+    columns = [list(column) for column in zip(*lists, strict=True)]
+    store.write_part("neighbours/0", "20240101T000000000000-00000", pa.table(columns, NEIGHBOURS))
+    rows, cosines, _ = load_neighbourhood(store, load_index(store)).of(np.arange(5))
+    none = [-1] * K
+    assert rows.tolist() == [none, [2, *none[1:]], none, [0, -1, 4, *none[3:]], none]
+    assert cosines[3, [0, 2]].tolist() == pytest.approx([0.9, 0.7])
+    assert cosines[1, 0] == 0.25
+    assert (np.isneginf(cosines) == (rows < 0)).all()
+
+
+def test_an_image_that_the_index_does_not_hold_is_named(tmp_path: Path) -> None:
+    near, _ = searched(made_store(tmp_path / "s", points(4)))
+    assert near.rows_of([f"{3:032x}", f"{1:032x}"]).tolist() == [3, 1]
+    with pytest.raises(KeyError, match="f" * 32):
+        near.rows_of([f"{3:032x}", "f" * 32])
+
+
+def test_loading_leaves_nothing_behind_even_where_it_fails_midway(tmp_path: Path) -> None:
+    store = made_store(tmp_path / "s", points(50))
+    write_images(store, "20240102T000000000000-00000", points(20, seed=1), 50)
+    near, _ = searched(store)
+    files = {path for path in (tmp_path / "s").rglob("*") if path.is_file()}
+    index = load_index(store)
+    held = load_neighbourhood(store, index)
+    assert {path for path in (tmp_path / "s").rglob("*") if path.is_file()} == files
+    assert held.of(np.arange(70))[0].tolist() == near.of(np.arange(70))[0].tolist()
+    (tmp_path / "s/neighbours/0/20240102T000000000000-00000.parquet").write_bytes(b"damaged")
+    with pytest.raises(DamagedFileError, match="neighbours"):
+        load_neighbourhood(store, index)
+    assert {path for path in (tmp_path / "s").rglob("*") if path.is_file()} == files
+
+
+def test_ids_are_read_for_a_while_only(tmp_path: Path) -> None:
+    store = made_store(tmp_path / "s", points(20))
+    searched(store)
+    index = load_index(store)
+    load_neighbourhood(store, index)
+    [segment] = index.exact.segments
+    assert "ids" not in vars(segment)
+    assert index.ids == [f"{row:032x}" for row in range(20)]
+    assert "ids" in vars(segment)

@@ -1,6 +1,8 @@
 """Exact rows in segments: answers against brute-force NumPy, and what writing and reading cost."""
 
+import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from pipeline.opening import create_store
 from pipeline.search import segments
 from pipeline.search.exact import ExactRows
 from pipeline.search.index import SearchIndex, is_current, load_index, update_index
-from pipeline.search.segments import merged, segment_of
+from pipeline.search.segments import merged, read_segment, segment_of, write_segment
 from pipeline.store import Store
 from tests.test_search import random_rows
 from tests.test_store import IDENTITY, embedding_rows
@@ -182,6 +184,7 @@ def test_a_search_keeps_its_index_while_another_comes_into_force(store: Store) -
     found = earlier.search(unit_rows(rows[:9]), 1)
     assert found.rows[:, 0].tolist() == list(range(9))
     assert (len(earlier), len(load_index(store))) == (50, 90)
+    assert earlier.ids == load_index(store).ids[:50]  # which nobody had asked for before
 
 
 def test_what_is_open_already_is_not_read_again(store: Store) -> None:
@@ -211,6 +214,16 @@ def test_a_damaged_segment_is_told_and_made_anew(
     assert update_index(store).vectors == 50
     assert "it is built anew" in caplog.text
     assert file.read_bytes() == whole
+
+
+def test_ids_of_other_vectors_are_told(store: Store) -> None:
+    held = write_segment(store, segment_of(["a", "b"], np.eye(2, dtype=np.float16)))
+    other = write_segment(store, segment_of(["a"], np.eye(2, dtype=np.float16)[:1]))
+    folder = Path(store.location, "index")
+    ids = shutil.copyfile(folder / f"{other.name}.parquet", folder / f"{held.name}.parquet")
+    swapped = replace(held, parquet=hashlib.sha256(ids.read_bytes()).hexdigest())
+    with pytest.raises(DamagedFileError, match="does not go with its image ids"):
+        read_segment(store, swapped)
 
 
 def test_an_index_of_an_older_layout_is_replaced_without_a_word(

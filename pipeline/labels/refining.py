@@ -18,6 +18,7 @@ from pipeline.labels.scoring import Scorer, Scores
 _SAMPLE, _SMALLEST_SAMPLE = 8192, 1024  # images that a fit looks at
 _SAMPLE_BYTES = 128 << 20  # of their neighbours' probabilities, at most
 _BLOCK = 512  # images whose neighbours are scored at a time
+_DECODED = 8192  # neighbours' vectors at a time: those of a sample would take some 200 MB
 
 
 class Neighbourhood(Protocol):
@@ -107,7 +108,8 @@ class Refiner:
         """Return the neighbours of some images, each scored once."""
         neighbours, cosines, mutual = self._store.of(rows)
         needed, places = np.unique(np.maximum(neighbours, 0), return_inverse=True)
-        scored = _table(self._score(self._store.vectors(needed)))
+        some = [needed[at : at + _DECODED] for at in range(0, len(needed), _DECODED)]
+        scored = np.concatenate([_table(self._score(self._store.vectors(part))) for part in some])
         shape = (len(rows), NEIGHBOURS, scored.shape[1])
         return Near(scored[places.ravel()].reshape(shape), cosines, mutual)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import pyarrow as pa
 
 from pipeline.folder import LocalFolder
 from pipeline.store import Store
@@ -30,6 +31,17 @@ def read_faiss(store: Store, name: str, checksum: str, *, mapped: bool = True) -
         if hashlib.file_digest(file, "sha256").hexdigest() != checksum:
             raise store.damaged(name, "it does not match its checksum")
     return _open(path, faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+
+
+def map_checked(store: Store, name: str, checksum: str) -> pa.Buffer:
+    """Map a file; where it lies elsewhere it is read whole; raises as `read_faiss`."""
+    if store.local is None:
+        return pa.py_buffer(read_checked(store, name, checksum))
+    with pa.memory_map(str(store.local / name)) as file:
+        data = file.read_buffer()
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise store.damaged(name, "it does not match its checksum")
+    return data
 
 
 def read_checked(store: Store, name: str, checksum: str) -> bytes:

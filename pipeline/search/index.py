@@ -75,18 +75,22 @@ def update_index(store: Store, settings: IndexSettings = DEFAULTS) -> IndexSumma
     return IndexSummary(vectors=len(index), added=len(index) - before)
 
 
-def load_index(store: Store, earlier: SearchIndex | None = None) -> SearchIndex:
+def load_index(
+    store: Store, earlier: SearchIndex | None = None, *, exact: bool = False
+) -> SearchIndex:
     """Load the index.
 
     Args:
         store: the store.
         earlier: one loaded before; files that it holds already are not read again.
+        exact: for who asks for vectors by row: an approximate index, which lies in memory, is left
+            on the disk, and searches compare all rows.
 
     Raises:
         InputError: the store has none yet.
         DamagedFileError: its files are not as they were written.
     """
-    index = _load(store, earlier)
+    index = _load(store, earlier, exact=exact)
     if index is None:
         raise InputError(f"{store.location}: holds no index yet; `pseudolabel run` makes it")
     return index
@@ -142,18 +146,20 @@ def _live(store: Store, index: SearchIndex) -> Bools:
     return index.exact.ids.is_in(there.implode()).to_numpy()
 
 
-def _load(store: Store, earlier: SearchIndex | None = None) -> SearchIndex | None:
-    return store.steadily(lambda: _load_once(store, earlier))
+def _load(
+    store: Store, earlier: SearchIndex | None = None, *, exact: bool = False
+) -> SearchIndex | None:
+    return store.steadily(lambda: _load_once(store, earlier, alone=exact))
 
 
-def _load_once(store: Store, earlier: SearchIndex | None) -> SearchIndex | None:
+def _load_once(store: Store, earlier: SearchIndex | None, *, alone: bool) -> SearchIndex | None:
     pointer, identity = read_pointer(store), store.identity()
     if pointer is None or identity is None:
         return None
     open_already = {segment.held: segment for segment in earlier.exact.segments} if earlier else {}
     segments = [open_already.get(held) or read_segment(store, held) for held in pointer.segments]
     exact = ExactRows(identity.dimension, segments)
-    layer = read_layer(store, exact, pointer.layer) if pointer.layer else None
+    layer = read_layer(store, exact, pointer.layer) if pointer.layer and not alone else None
     return SearchIndex(exact, pointer.parts, layer)
 
 

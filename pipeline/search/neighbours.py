@@ -11,14 +11,15 @@ Shapes: N images in the index, n of a batch, K neighbours, D embedding dimension
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
-from pipeline.arrays import Bools, Floats, Ints
+from pipeline.arrays import Bools, Floats, Ints, Shorts
 from pipeline.labels.refinement import NEIGHBOURS, generation
 from pipeline.parts import uncovered
 from pipeline.search.cells import SAMPLE, keep_cells, load_cells, tuned
+from pipeline.search.id_table import IdTable
 from pipeline.search.index import SearchIndex
+from pipeline.search.scratch import scratch
 from pipeline.search.self_join import Everybody, Plan, nearest_others
 from pipeline.store import Store
 from pipeline.tables import NEIGHBOURS as SCHEMA
@@ -26,6 +27,7 @@ from pipeline.tables import NEIGHBOURS as SCHEMA
 _TOGETHER = 1 << 17  # images searched before their parts are written: what a crash can cost
 _EXACT_PRODUCTS = 1e10  # queries x images, some 40 s; more are searched in cells
 _EXACT_BYTES = 1 << 30
+_LISTS = 1 << 14  # whose neighbours' ids are looked up at once
 _ROUNDING = 1e-6  # of a cosine, added up from the one end or the other
 
 
@@ -87,31 +89,35 @@ def measured_recall(store: Store, images: int) -> float | None:
 class Neighbourhood:
     """Who is near whom, as rows of an index; what `labels.refinement` asks for."""
 
-    def __init__(self, index: SearchIndex, rows: Ints, cosines: Floats) -> None:
+    def __init__(self, index: SearchIndex, table: IdTable, rows: Shorts, cosines: Floats) -> None:
         """Take what was found.
 
         Args:
             index: N images.
+            table: their ids.
             rows: (N, K) the neighbours of each row, nearest first; -1: none.
             cosines: (N, K); -inf: none.
         """
-        self._index, self._rows, self._cosines = index, rows, cosines
-        # An image that lies no farther than another's last neighbour is among its neighbours.
-        self._reach = cosines[:, -1] - _ROUNDING  # -inf for who has fewer than K
-        self._row_of = {image_id: row for row, image_id in enumerate(index.ids)}
+        self._index, self._table, self._rows, self._cosines = index, table, rows, cosines
 
     def __len__(self) -> int:
         """Return N."""
         return len(self._index)
 
     def rows_of(self, ids: Sequence[str]) -> Ints:
-        """Return the rows of some images."""
-        return np.array([self._row_of[image_id] for image_id in ids], np.int64)
+        """Return the rows of some images.
+
+        Raises:
+            KeyError: the index does not hold one.
+        """
+        rows = self._table.rows(pa.array(ids, pa.string()))
+        if len(rows) and rows.min() < 0:
+            raise KeyError(ids[int(rows.argmin())])
+        return rows
 
     def sample(self, count: int) -> Ints:
         """Return the rows of that many images, or of all: the same whatever their order."""
-        order = np.argsort(np.array(self._index.ids, "S32"), kind="stable")  # ids are hashes
-        return np.sort(order[:count])
+        return self._table.first(count)  # ids are hashes
 
     def vectors(self, rows: Ints) -> Floats:
         """Return (len(rows), D) vectors."""
@@ -119,28 +125,40 @@ class Neighbourhood:
 
     def of(self, rows: Ints) -> tuple[Ints, Floats, Bools]:
         """Return neighbours (n, K), cosines (n, K; -inf: none) and who is mutual (n, K)."""
-        near, cosines = self._rows[rows], self._cosines[rows]
-        mutual = (near >= 0) & (cosines >= self._reach[near])
-        return near, cosines, mutual
+        near, cosines = self._rows[rows].astype(np.int64), self._cosines[rows]
+        # An image that lies no farther than another's last neighbour is among its neighbours.
+        reach = self._cosines[near, -1] - _ROUNDING  # -inf for who has fewer than K
+        return near, cosines, (near >= 0) & (cosines >= reach)
 
 
 def load_neighbourhood(store: Store, index: SearchIndex) -> Neighbourhood:
-    """Read the table; images that it does not hold have no neighbours."""
-    rows = np.full((len(index), NEIGHBOURS), -1, np.int64)
-    cosines = np.full((len(index), NEIGHBOURS), -np.inf, np.float32)
-    numbers = pl.DataFrame({"image_id": index.ids, "row": np.arange(len(index), dtype=np.int32)})
-    table = neighbours_table(len(index))
-    for part in store.parts(table):
-        held = store.read(table, parts=[part])
-        long = (
-            held.with_columns(place=pl.int_ranges(0, pl.col("neighbours").list.len()))
-            .explode("neighbours", "cosines", "place")
-            .join(numbers, on="image_id", how="inner")
-            .join(numbers.rename({"image_id": "neighbours", "row": "near"}), on="neighbours")
-        )
-        rows[long["row"], long["place"]] = long["near"]
-        cosines[long["row"], long["place"]] = long["cosines"]
-    return Neighbourhood(index, rows, cosines)
+    """Read the table into files that are mapped; images that it does not hold have no neighbours.
+
+    Raises:
+        DamagedFileError: a part is not as it was written.
+        OSError: the disk is full.
+    """
+    ids = (segment.read_ids().to_arrow() for segment in index.exact.segments)
+    table = IdTable(store, ids, len(index))
+    rows = scratch(store, (len(index), NEIGHBOURS), np.int32(-1))
+    cosines = scratch(store, (len(index), NEIGHBOURS), np.float32(-np.inf))
+    name = neighbours_table(len(index))
+    for part in store.parts(name):
+        for lists in store.read_part(name, part).to_batches(_LISTS):
+            _place(lists, table, rows, cosines)
+    return Neighbourhood(index, table, rows, cosines)
+
+
+def _place(lists: pa.RecordBatch, table: IdTable, rows: Shorts, cosines: Floats) -> None:
+    """Put rows of the table where they belong, in place; ids that the index does not hold go."""
+    near, lengths = lists["neighbours"], lists["neighbours"].value_lengths().to_numpy()
+    whose = np.repeat(table.rows(lists["image_id"]), lengths)
+    places = np.arange(len(whose)) - np.repeat(lengths.cumsum() - lengths, lengths)
+    found = table.rows(near.flatten())
+    known = (whose >= 0) & (found >= 0)
+    at = whose[known], places[known]
+    rows[at] = found[known]
+    cosines[at] = lists["cosines"].flatten().to_numpy()[known]
 
 
 def is_small(index: SearchIndex, queries: int) -> bool:

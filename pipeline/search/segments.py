@@ -10,15 +10,18 @@ Shapes: n rows of a segment, D embedding dimensions.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.arrays import Halves
-from pipeline.search.files import read_checked, read_faiss
+from pipeline.search.files import map_checked, read_faiss
 from pipeline.store import Store
 
 MOST_BYTES = 128 << 20  # of vectors
@@ -43,13 +46,24 @@ class Held:
 class Segment:
     """Rows in half precision, as they are stored."""
 
-    ids: pl.Series  # (n,) strings
+    named: pl.Series | pa.Buffer  # image ids (n,), or the file that they are in
     index: faiss.IndexScalarQuantizer
     held: Held | None = None  # null: in memory alone
 
     def __len__(self) -> int:
         """Return n."""
         return int(self.index.ntotal)
+
+    @cached_property
+    def ids(self) -> pl.Series:
+        """The image ids (n,), in memory from now on."""
+        return self.read_ids()
+
+    def read_ids(self) -> pl.Series:
+        """Return the image ids (n,), in memory as long as they are in use."""
+        if isinstance(self.named, pl.Series):
+            return self.named
+        return pl.read_parquet(pa.BufferReader(self.named))["image_id"]
 
     @property
     def codes(self) -> npt.NDArray[np.uint8]:
@@ -92,7 +106,7 @@ def write_segment(store: Store, segment: Segment) -> Held:
 
 
 def read_segment(store: Store, held: Held) -> Segment:
-    """Read a segment; on this machine its vectors are mapped, not read into memory.
+    """Read a segment; on this machine its files are mapped, not read into memory.
 
     Raises:
         DamagedFileError: a file is not as it was written.
@@ -100,10 +114,11 @@ def read_segment(store: Store, held: Held) -> Segment:
     """
     (vectors, checksum), (ids, checksum_of_ids) = held.files().items()
     index = read_faiss(store, vectors, checksum)
-    column = pl.read_parquet(BytesIO(read_checked(store, ids, checksum_of_ids)))["image_id"]
-    if not isinstance(index, faiss.IndexScalarQuantizer) or index.ntotal != len(column):
+    named = map_checked(store, ids, checksum_of_ids)
+    rows = pq.read_metadata(pa.BufferReader(named)).num_rows
+    if not isinstance(index, faiss.IndexScalarQuantizer) or index.ntotal != rows:
         raise store.damaged(vectors, "it does not go with its image ids")
-    return Segment(column, index, held)
+    return Segment(named, index, held)
 
 
 def _alike(one: Segment, other: Segment) -> bool:

@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[50_000, 1_000_000])
     parser.add_argument("--folder", type=Path, default=None, help="where to work; default: /tmp")
     asked = parser.parse_args()
-    sys.stdout.write(f"{'step':<28}{'rows':>11}{'s':>9}{'rows/s':>11}{'peak MB':>9}\n")
+    sys.stdout.write(f"{'step':<28}{'rows':>11}{'s':>9}{'rows/s':>11}{'peak MB':>9}{'own MB':>9}\n")
     for rows in asked.rows:
         root = Path(tempfile.mkdtemp(dir=asked.folder))
         measured = partial(alone, location=root / "store")
@@ -100,13 +100,13 @@ def main() -> None:
             add(root / "store", rows // 100, 0)
             show("index", *measured(index))
             show("neighbours", *measured(neighbours))
-            followers, seconds, peak = measured(grouped)
-            show("near-duplicates", rows, seconds, peak)
+            followers, *cost = measured(grouped)
+            show("near-duplicates", rows, *cost)
             sys.stdout.write(f"{followers:.0f} images follow another one\n")
             add(root / "store", _DROP, 1)
             show("a drop: index, neighbours", *measured(drop))
-            _, seconds, peak = measured(grouped)
-            show("near-duplicates after it", rows + _DROP, seconds, peak)
+            _, *cost = measured(grouped)
+            show("near-duplicates after it", rows + _DROP, *cost)
             told, found = measured(told_recall)[0], measured(planted)[0]
             sys.stdout.write(f"recall of neighbours {told:.3f}, of planted twins {found:.4f}\n")
         finally:
