@@ -50,13 +50,12 @@ def update_neighbours(
     missing = uncovered(store.parts("embeddings"), store.parts(table))
     if not missing:
         return 0
-    row_of = {image_id: row for row, image_id in enumerate(index.ids)}
+    rows_of = _id_table(store, index)
     waiting = {
-        part: np.array([row_of[image_id] for image_id in ids], np.int64)
+        part: _known(rows_of, store.read("embeddings", ["image_id"], [part])["image_id"].to_arrow())
         for part in missing
-        for ids in [store.read("embeddings", ["image_id"], [part])["image_id"]]
     }
-    del row_of
+    del rows_of
     queries = np.concatenate(list(waiting.values()))
     plan, recall = _plan(store, index, queries)
     ids = pa.array(index.ids, pa.string())
@@ -110,10 +109,7 @@ class Neighbourhood:
         Raises:
             KeyError: the index does not hold one.
         """
-        rows = self._table.rows(pa.array(ids, pa.string()))
-        if len(rows) and rows.min() < 0:
-            raise KeyError(ids[int(rows.argmin())])
-        return rows
+        return _known(self._table, pa.array(ids, pa.string()))
 
     def sample(self, count: int) -> Ints:
         """Return the rows of that many images, or of all: the same whatever their order."""
@@ -138,8 +134,7 @@ def load_neighbourhood(store: Store, index: SearchIndex) -> Neighbourhood:
         DamagedFileError: a part is not as it was written.
         OSError: the disk is full.
     """
-    ids = (segment.read_ids().to_arrow() for segment in index.exact.segments)
-    table = IdTable(store, ids, len(index))
+    table = _id_table(store, index)
     rows = scratch(store, (len(index), NEIGHBOURS), np.int32(-1))
     cosines = scratch(store, (len(index), NEIGHBOURS), np.float32(-np.inf))
     name = neighbours_table(len(index))
@@ -147,6 +142,19 @@ def load_neighbourhood(store: Store, index: SearchIndex) -> Neighbourhood:
         for lists in store.read_part(name, part).to_batches(_LISTS):
             _place(lists, table, rows, cosines)
     return Neighbourhood(index, table, rows, cosines)
+
+
+def _id_table(store: Store, index: SearchIndex) -> IdTable:
+    ids = (segment.read_ids().to_arrow() for segment in index.exact.segments)
+    return IdTable(store, ids, len(index))
+
+
+def _known(table: IdTable, ids: pa.Array) -> Ints:
+    """Return the rows of some ids; raises KeyError over one that is not there."""
+    rows = table.rows(ids)
+    if len(rows) and rows.min() < 0:
+        raise KeyError(ids[int(rows.argmin())].as_py())
+    return rows
 
 
 def _place(lists: pa.RecordBatch, table: IdTable, rows: Shorts, cosines: Floats) -> None:
