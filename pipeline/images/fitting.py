@@ -80,11 +80,11 @@ class Rough:
         """Have a JPEG that is not decoded yet decoded at a half, a quarter or an eighth."""
         if not isinstance(image, JpegImageFile) or _would_be_shifted(image):
             return
-        height, width = self.fitting.resized(image.height, image.width)
-        image.draft(None, (_MARGIN * width, _MARGIN * height))
+        by = self.reduction(image.height, image.width)
+        image.draft(None, (image.width // by, image.height // by))
 
     def reduction(self, height: int, width: int) -> int:
-        """Return what `draft` divides the sides of an upright JPEG by: 1, 2, 4 or 8."""
+        """Return what `draft` divides the sides of a JPEG by: 1, 2, 4 or 8."""
         wanted = self.fitting.resized(height, width)
         most = min(height // (_MARGIN * wanted[0]), width // (_MARGIN * wanted[1]))
         return next((by for by in (8, 4, 2) if by <= most), 1)

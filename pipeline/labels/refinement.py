@@ -31,8 +31,8 @@ METHODS: tuple[Method, ...] = ("neighbours", "neighbours-strong", "neighbours-su
 NEIGHBOURS = 10  # K
 FEWEST = 300  # images; of fewer the neighbours are too far to help
 _TEMPERATURE = 0.05  # of the softmax over neighbours' cosines
-_SHARE = 0.5  # of the neighbours in a vote, at most
-_SURE_SHARE, _SURE_ODDS = 0.7, 2.0  # the same where the own label counts so many times
+_SHARES = {"neighbours": 0.5, "neighbours-strong": 0.5, "neighbours-sure": 0.7}  # of a vote
+_OWN_LABEL = 2.0  # times that it counts for neighbours-sure
 _DAMPING = 0.5  # of hubs, at most
 _PRIOR_IMAGES = 10.0  # that a class's text counts for
 _LIKELIHOOD = 1 / 50  # tempers the Gaussians (TransCLIP); untempered they are sure of everything
@@ -148,10 +148,10 @@ def smooth(method: Method, own: Floats, theirs: Floats, near: Near) -> Floats:
     weights = np.where(there, np.exp((near.cosines - best) / _TEMPERATURE), 0.0)
     total = weights.sum(axis=1, keepdims=True)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-    share = np.full(len(own), _SURE_SHARE if method == "neighbours-sure" else _SHARE)
+    share = np.full(len(own), _SHARES[method])
     if method == "neighbours":
         count = np.maximum(there.sum(axis=1), 1)
-        share = _SHARE * np.sqrt((near.mutual & there).sum(axis=1) / count)
+        share *= np.sqrt((near.mutual & there).sum(axis=1) / count)
     share = np.where(there.any(axis=1), share, 0.0)[:, None]
     mean = np.einsum("nk,nkw->nw", weights, theirs)
     mixed: Floats = ((1 - share) * own + share * mean).astype(np.float32)
@@ -161,7 +161,7 @@ def smooth(method: Method, own: Floats, theirs: Floats, near: Near) -> Floats:
 def _own_label_first(mixed: Floats, own: Floats) -> Floats:
     """Return (N, W) mixed votes in which the label that leads by `own` counts twice."""
     weighted, rows = mixed.copy(), np.arange(len(mixed))
-    weighted[rows, own.argmax(axis=1)] *= _SURE_ODDS
+    weighted[rows, own.argmax(axis=1)] *= _OWN_LABEL
     weighted /= weighted.sum(axis=1, keepdims=True)
     return weighted
 

@@ -70,6 +70,8 @@ class Refiner:
                 'labels.refine "anchored" needs classes that compete (a softmax): for sigmoid '
                 'models and multi-label sets use "neighbours" or "none"'
             )
+        if method == "neighbours-sure" and score.independent:
+            method = "neighbours-strong"  # no label is there that another one could outvote
         self._method, self._score, self._store = method, score, store
         self.active = len(store) >= FEWEST
         self._fit: Fit | None = None
@@ -97,10 +99,7 @@ class Refiner:
     def _refined(self, rows: Ints, images: Floats, table: Floats) -> Floats:
         if self._fit is None:
             near = self._near(rows)
-            # Where classes do not compete there is no label that another one could outvote.
-            sure = self._method == "neighbours-sure"
-            method = "neighbours-strong" if sure else self._method
-            return smooth(method, table, near.probabilities, near)
+            return smooth(self._method, table, near.probabilities, near)
         near_them = self._near(rows) if self._method != "anchored" else None
         return together(self._method, self._fit, table, images, near_them)
 

@@ -39,8 +39,7 @@ def map_checked(store: Store, name: str, checksum: str) -> pa.Buffer:
         return pa.py_buffer(read_checked(store, name, checksum))
     with pa.memory_map(str(store.local / name)) as file:
         data = file.read_buffer()
-    if hashlib.sha256(data).hexdigest() != checksum:
-        raise store.damaged(name, "it does not match its checksum")
+    _require(store, name, data, checksum)
     return data
 
 
@@ -49,8 +48,7 @@ def read_checked(store: Store, name: str, checksum: str) -> bytes:
     data = store.get(name)
     if data is None:
         raise FileNotFoundError(name)
-    if hashlib.sha256(data).hexdigest() != checksum:
-        raise store.damaged(name, "it does not match its checksum")
+    _require(store, name, data, checksum)
     return data
 
 
@@ -68,6 +66,11 @@ def write_faiss(store: Store, name: str, index: faiss.Index) -> tuple[str, int]:
     data = faiss.serialize_index(index).data
     store.put(name, data)
     return hashlib.sha256(data).hexdigest(), data.nbytes
+
+
+def _require(store: Store, name: str, data: bytes | pa.Buffer, checksum: str) -> None:
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise store.damaged(name, "it does not match its checksum")
 
 
 def _open(path: Path, flags: int) -> faiss.Index:

@@ -12,16 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.arrays import Bools, Floats, Ints
+from pipeline.labels import refinement
 from pipeline.labels.refinement import NEIGHBOURS, Method, Near, fit, vote_together
 from pipeline.labels.scoring import score
 from tests.benchmarks.quality_tasks import Task
 
-REFINEMENTS: tuple[Method, ...] = (
-    "anchored",
-    "neighbours",
-    "neighbours-strong",
-    "neighbours-sure",
-)
+REFINEMENTS: tuple[Method, ...] = tuple(sorted(refinement.METHODS))
 BASELINES = ("half centring", "uniform Sinkhorn")
 METHODS = ("naive", *BASELINES, *REFINEMENTS)
 _TINY = np.finfo(np.float32).tiny
