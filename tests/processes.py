@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 
 def wait_until(true: Callable[[], object], seconds: float = 90) -> None:
@@ -24,6 +27,18 @@ def wait_until(true: Callable[[], object], seconds: float = 90) -> None:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
+
+
+def ask_prefect(url: str, route: str, content: dict[str, Any] | None = None) -> Any:
+    """Ask a Prefect server; again where its SQLite was too busy (503), as its own clients do."""
+    method = "GET" if content is None else "POST"
+    for _ in range(30):
+        answer = httpx.request(method, f"{url}/api/{route}", json=content, timeout=60)
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(1)
+    assert answer.is_success, answer.text
+    return answer.json()
 
 
 def alive(pid: int) -> bool:

@@ -33,7 +33,7 @@ from pipeline.locking import writer_lock
 from pipeline.opening import create_store, open_store
 from pipeline.remote import RefusedError, TransferError
 from tests.conftest import DATA, ROOT, demo_config, pseudolabel
-from tests.processes import Started, free_port, started, wait_until
+from tests.processes import Started, ask_prefect, free_port, started, wait_until
 
 
 @dataclass
@@ -48,12 +48,10 @@ class Prefect:
         return {"PREFECT_API_URL": f"{self.url}/api", "PREFECT_HOME": str(self.home)}
 
     def post(self, route: str, content: dict[str, Any]) -> Any:
-        answer = httpx.post(f"{self.url}/api/{route}", json=content, timeout=60)
-        assert answer.is_success, answer.text
-        return answer.json()
+        return ask_prefect(self.url, route, content)
 
     def get(self, route: str) -> Any:
-        return httpx.get(f"{self.url}/api/{route}", timeout=60).raise_for_status().json()
+        return ask_prefect(self.url, route)
 
     def begin(self, deployment: str, **parameters: object) -> str:
         """Begin a run of a deployment, and return its id."""

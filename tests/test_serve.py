@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.labels.labelling import current_labels
 from pipeline.opening import open_store, peek_store
 from tests.conftest import DATA, demo_config, pseudolabel
-from tests.processes import Started, alive, free_port, started, wait_until
+from tests.processes import Started, alive, ask_prefect, free_port, started, wait_until
 from tests.test_cli import Command, command  # noqa: F401 - a fixture
 
 IMAGES = 242  # of the demo, without copies and broken ones
@@ -62,9 +62,7 @@ class Serve:
         return str(urllib.request.urlopen(url, timeout=30).read().decode())
 
     def runs(self) -> list[dict[str, Any]]:
-        url = f"http://127.0.0.1:{self.ui}/api/flow_runs/filter"
-        found: list[dict[str, Any]] = httpx.post(url, json={}, timeout=30).json()
-        return found
+        return list(ask_prefect(f"http://127.0.0.1:{self.ui}", "flow_runs/filter", {}))
 
     def states(self) -> set[str]:
         return {run["state_name"] for run in self.runs()}
