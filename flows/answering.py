@@ -11,7 +11,6 @@ import polars as pl
 from flows import resources
 from flows.console import notes, out, print_json, show, table
 from pipeline.config import Config
-from pipeline.cores import cores
 from pipeline.errors import InputError
 from pipeline.folder import LocalFolder
 from pipeline.images.paths import name_of
@@ -122,7 +121,6 @@ def _told(items: Sequence[Item]) -> str:
 def _draw(
     config: Config, searcher: Searcher, request: Request, hits: pl.DataFrame, sheet: Path
 ) -> None:
-    from pipeline.reports.contact_sheet import THUMBNAIL
     from pipeline.reports.query_sheet import Asked, query_sheet
 
     asked = []
@@ -132,6 +130,6 @@ def _draw(
             path = str(searcher.about(item.value)["path"])
         words = item.value if item.kind == "text" else name_of(path)
         asked.append(Asked(words, None if item.kind == "text" else path, item.weight))
-    with resources.decoders_for(config, THUMBNAIL, cores()) as pool:
+    with resources.thumbnail_decoders(config) as pool:
         png = query_sheet(asked, hits, decode=pool.decode)
     LocalFolder(sheet.parent).write(sheet.name, png)

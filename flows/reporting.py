@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from flows import metrics
-from flows.resources import decoders_for
+from flows.resources import thumbnail_decoders
 from pipeline.config import Config
-from pipeline.cores import cores
 from pipeline.labels.labelling import current_table
 from pipeline.notice import shown
 from pipeline.opening import open_store
@@ -41,7 +40,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
         run_id: names it.
         summary: what it did.
     """
-    from pipeline.reports.contact_sheet import THUMBNAIL, contact_sheet
+    from pipeline.reports.contact_sheet import contact_sheet
     from pipeline.reports.openmetrics import run_numbers
     from pipeline.reports.run_report import gather
     from pipeline.reports.verdict import verdict
@@ -51,7 +50,7 @@ def report(config: Config, run_id: str, summary: dict[str, object]) -> ReportSum
     summary = {**summary, "config": redacted(config)}
     sheet = agreement = None
     found = gather(store, run_id, summary, keep=True)
-    with decoders_for(config, THUMBNAIL, config.run.decode_workers or cores()) as pool:
+    with thumbnail_decoders(config) as pool:
         if current_table(store) is not None:
             agreement = summarise(store, run_id)
             png = contact_sheet(store, decode=pool.decode)
@@ -86,19 +85,16 @@ def redacted(config: Config) -> dict[str, object]:
 
 def rebuild(config: Config, run_id: str, store: Store) -> tuple["RunReport", str]:
     """Make the page of a run again, in the store, whose lock must be held; return where it is."""
-    from pipeline.reports.contact_sheet import THUMBNAIL
-
     found = told(store, run_id, keep=True)
-    with decoders_for(config, THUMBNAIL, cores()) as pool:
+    with thumbnail_decoders(config) as pool:
         return found, _put_page(store, found, pool.decode)
 
 
 def page_bytes(config: Config, found: "RunReport") -> bytes:
     """Return the page of a report, which is written nowhere."""
-    from pipeline.reports.contact_sheet import THUMBNAIL
     from pipeline.reports.run_page import run_page
 
-    with decoders_for(config, THUMBNAIL, cores()) as pool:
+    with thumbnail_decoders(config) as pool:
         return run_page(found, decode=pool.decode).encode(errors="replace")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config
+from pipeline.cores import cores
 from pipeline.errors import InputError
 from pipeline.label_set import LabelSet, LabelVectors, load_label_set
 from pipeline.labels.methods import chosen_method
@@ -19,7 +20,8 @@ if TYPE_CHECKING:  # these load torch, which a run that finds nothing new has no
     from pipeline.clip.encoder import Encoder
     from pipeline.clip.loading import LoadedModel
     from pipeline.images.decoding import Decode, Fit
-    from pipeline.images.workers import Decoders
+    from pipeline.images.fitting import Fitting
+    from pipeline.images.workers import Decoders, Finish
     from pipeline.training.heads.base import TextClassifier
 
 _captioners: dict[tuple[str, str, str, bool, int], "Captioner"] = {}
@@ -185,12 +187,28 @@ def decoders(config: Config, processes: int) -> "Decoders":
     if config.encoder.decode == "exact":
         return decoders_for(config, fitting, processes)
     from pipeline.clip.resizing import finisher
+
+    return _fast_decoders(config, fitting, processes, finisher(fitting))
+
+
+def thumbnail_decoders(config: Config) -> "Decoders":
+    """Return what makes `contact_sheet.THUMBNAIL`s, without torch, in processes where it must."""
+    from pipeline.images.thumbnails import finisher
+    from pipeline.reports.contact_sheet import THUMBNAIL
+
+    processes = config.run.decode_workers or cores()
+    return _fast_decoders(config, THUMBNAIL, processes, finisher(THUMBNAIL))
+
+
+def _fast_decoders(
+    config: Config, fitting: "Fitting", processes: int, finish: "Finish"
+) -> "Decoders":
     from pipeline.images.fitting import Rough
     from pipeline.images.jpegs import decode_here
 
     rough = Rough(fitting)
     here = partial(decode_here, rough=rough, max_pixels=config.scan.max_pixels)
-    return decoders_for(config, rough, processes, finish=finisher(fitting), here=here)
+    return decoders_for(config, rough, processes, finish=finish, here=here)
 
 
 def device_decoder(config: Config, usual: "Decode") -> "DeviceDecoder":

@@ -1,10 +1,14 @@
 """The contact sheet: who stands where, and what happens to an image that is gone."""
 
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+import pytest
 from PIL import Image
 
+from flows.resources import thumbnail_decoders
 from pipeline.images.decoding import Picture, Refusal, decode
 from pipeline.reports.contact_sheet import (
     HEADER,
@@ -16,6 +20,7 @@ from pipeline.reports.contact_sheet import (
     pick_rows,
     thumbnails,
 )
+from tests.conftest import DATA, demo_config
 
 
 def labelled(*rows: tuple[str, str, float]) -> pl.DataFrame:
@@ -50,3 +55,24 @@ def test_the_picture_shows_each_image_in_its_place(tmp_path: Path) -> None:
     assert sheet.getpixel(middle) == (10, 200, 10)
     grey = sheet.getpixel((sheet.width - THUMB // 2 - 8, middle[1]))
     assert grey == (0xC9, 0xCC, 0xD1)  # an image that cannot be read any more
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (1800, 2400), (90, 70), (30, 1400)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_fast_thumbnails_look_like_exact_ones(
+    tmp_path: Path, shape: tuple[int, int], kind: str
+) -> None:
+    file = BytesIO()
+    with Image.open(DATA / "images/food/kiwi/kiwi-01.jpg") as photo:
+        photo.resize(shape[::-1]).save(file, kind)
+    data = file.getvalue()
+    exact = decode(data, "photo", THUMBNAIL, max_pixels=10**7)
+    with thumbnail_decoders(demo_config(tmp_path / "store")) as pool:
+        fast = pool.decode(data, "photo")
+        ordinary = kind == "JPEG" and max(shape) < 10 * min(shape)
+        assert bool(pool._workers) is not ordinary  # no process is started for those
+    assert isinstance(exact, Picture)
+    assert isinstance(fast, Picture)
+    assert (fast.width, fast.height) == shape[::-1]
+    assert fast.pixels.shape == exact.pixels.shape == (THUMB, THUMB, 3)
+    assert np.abs(fast.pixels.astype(int) - exact.pixels).mean() < 1.5

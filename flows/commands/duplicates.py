@@ -130,15 +130,13 @@ def _show(found: "Groups", cosine: float, limit: int) -> None:
 
 
 def _draw(config: "Config", found: "Groups", cosine: float, sheet: Path, limit: int) -> None:
-    from flows.resources import decoders_for
-    from pipeline.cores import cores
+    from flows.resources import thumbnail_decoders
     from pipeline.folder import LocalFolder
-    from pipeline.reports.contact_sheet import THUMBNAIL
     from pipeline.reports.duplicate_sheet import duplicate_sheet
 
     groups = found.members["group"].n_unique()
     title = f"{groups} groups of near-duplicates, cosine {cosine:g} and above"
-    with decoders_for(config, THUMBNAIL, cores()) as pool:
+    with thumbnail_decoders(config) as pool:
         png = duplicate_sheet(found.members, title, decode=pool.decode, limit=limit)
     LocalFolder(sheet.parent).write(sheet.name, png)
 

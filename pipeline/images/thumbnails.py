@@ -1,11 +1,15 @@
-"""Thumbnails: a decoded picture in, a small JPEG out."""
+"""Thumbnails: a decoded picture in, a small one out."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from io import BytesIO
 
+import numpy as np
 from PIL import Image
 
 from pipeline.arrays import Pixels
+from pipeline.images.decoding import Picture
+from pipeline.images.fitting import Fitting
 
 _QUALITY = 85
 
@@ -27,3 +31,13 @@ def jpeg_of(pixels: Pixels, longest: int) -> bytes:
     file = BytesIO()
     Within(longest)(Image.fromarray(pixels)).save(file, "JPEG", quality=_QUALITY, optimize=True)
     return file.getvalue()
+
+
+def finisher(fitting: Fitting) -> Callable[[Picture], Picture]:
+    """Return what fits pictures that `Rough(fitting)` left, in pixels of their own."""
+
+    def finish(picture: Picture) -> Picture:
+        fitted = fitting.fitted(Image.fromarray(picture.pixels), reducing_gap=2.0)
+        return replace(picture, pixels=np.array(fitted))
+
+    return finish

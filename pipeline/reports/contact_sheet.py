@@ -61,7 +61,8 @@ def contact_sheet(
     what = "confidence" if labelled["calibrated"].all() else "score (not calibrated)"
     title = f"{len(labelled)} labelled images, label set “{run.label_set.name}”, {what}"
     file = BytesIO()
-    draw_sheet(rows, title, per_side, thumbnails(rows, decode)).save(file, "PNG")
+    sheet = draw_sheet(rows, title, per_side, thumbnails(rows, decode))
+    sheet.save(file, "PNG", compress_level=4)  # of photos, 2 % larger than by the usual 6
     return file.getvalue()
 
 

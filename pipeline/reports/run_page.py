@@ -11,10 +11,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup, escape
 from PIL import Image
 
@@ -57,16 +58,13 @@ def run_page(report: RunReport, *, decode: Decode) -> str:
         report: what is told.
         decode: makes thumbnails, as by `contact_sheet.THUMBNAIL`; called from many threads.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"clip": clipped, "tail": tail, "code": _code}
-    environment.filters |= {"count": _count, "of": number}
     found, told = report.labelled, verdict(report)
     bars = _bars(found) if found else []
     rest = found.classes[len(bars) :] if found else []
     absent = {"examples"} if not report.examples else set()
     absent |= {"strangest"} if not report.strangest else set()
     embedded, took = report.embed.get("embedded", 0), report.seconds.get("embed", 0)
-    return environment.from_string(_PAGE.read_text(encoding="utf-8")).render(
+    return _template().render(
         report=report,
         verdict=told,
         at=report.at.replace("T", " ").replace("+00:00", " UTC"),
@@ -85,6 +83,14 @@ def run_page(report: RunReport, *, decode: Decode) -> str:
         else "",
         config=json.dumps(report.config, indent=2, ensure_ascii=False) if report.config else "",
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"clip": clipped, "tail": tail, "code": _code}
+    environment.filters |= {"count": _count, "of": number}
+    return environment.from_string(_PAGE.read_text(encoding="utf-8"))
 
 
 def tail(text: object, width: int) -> str:
