@@ -9,6 +9,7 @@ ViT-B-32 with random weights, the same for everybody; with `--tiny` and `--growt
 
 Rate: everybody runs in a process of its own over a smaller and a larger folder, and what the
 difference of the images takes beyond the smaller is the rate: starting and loading cancel out.
+Of the core time likewise; where other machines share the cores, it says more than the wall does.
 Of a run of ours that is all of it but training: scan, decode, embed, write, label, index, select,
 report; the row "its scan and embed" counts these two stages alone. Memory: the proportional set
 sizes of the whole tree of processes, summed every 50 ms, in a run of its own that is not timed.
@@ -44,7 +45,7 @@ from tests.benchmarks.embed_limit import Limit
 from tests.benchmarks.process_tree import ROOT
 
 TINY = f"local-dir:{ROOT / 'data/models/tiny-clip'}"
-Round = dict[str, dict[str, float]]  # of each party: rate, seconds of its larger run
+Round = dict[str, dict[str, float]]  # of each party: rate, core time, seconds of its larger run
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,19 @@ class Bench:
         return self.root / party.name
 
     def _rate(self, party: parties.Party) -> Round:
-        seconds, stages = [], []
+        seconds, used, stages = [], [], []
         for count in party.counts:
             with quiet(self.lock):
                 ended = party.run(self.root / "in", self.results(party), count)
             seconds.append(ended.seconds)
+            used.append(ended.core_seconds)
             if party.name == parties.OURS:
                 by_stage = parties.told_by_ours(ended, count)["seconds"]
                 stages.append(by_stage["scan"] + by_stage["embed"])
         more = party.counts[1] - party.counts[0]
         rate = more / (seconds[1] - seconds[0])
-        told = {party.name: {"rate": rate, "smaller": seconds[0], "seconds": seconds[1]}}
+        core = (used[1] - used[0]) / more
+        told = {party.name: {"rate": rate, "seconds": seconds[1], "core": core}}
         if stages:
             told["its scan and embed"] = {"rate": more / (stages[1] - stages[0])}
         return told
@@ -110,16 +113,20 @@ def quiet(lock: Path | None) -> Iterator[None]:
 def show(rounds: list[Round], peaks: dict[str, float], members: list[parties.Party]) -> None:
     """Print the table: medians over the rounds; ratios are taken within each round."""
     counts = {party.name: max(party.counts) for party in members}
-    print(f"{'':<20} {'images/s':>9} {'ours / it':>10} {'peak MB':>8}  whole process")
+    print(f"{'':<20} {'images/s':>9} {'ours / it':>10} {'core ms':>8} {'it / ours':>10}", end="")
+    print(f" {'peak MB':>8}  whole process")
     for name in rounds[0]:
         rates = [each[name]["rate"] for each in rounds]
         ratio = median(each[parties.OURS]["rate"] / each[name]["rate"] for each in rounds)
-        peak = f"{peaks[name]:8.0f}" if name in peaks else " " * 8
-        whole = ""
+        line = f"{name:<20} {median(rates):9.1f} {ratio:10.2f}"
         if name in counts:
-            seconds = median(each[name]["seconds"] for each in rounds)
-            whole = f"{seconds:.1f} s for {counts[name]} images"
-        print(f"{name:<20} {median(rates):9.1f} {ratio:10.2f} {peak}  {whole}")
+            seconds, core = (
+                median(each[name][what] for each in rounds) for what in ("seconds", "core")
+            )
+            less = median(each[name]["core"] / each[parties.OURS]["core"] for each in rounds)
+            line += f" {1000 * core:8.2f} {less:10.2f} {peaks[name]:8.0f}"
+            line += f"  {seconds:.1f} s for {counts[name]} images"
+        print(line)
 
 
 def compare(asked: argparse.Namespace, root: Path, model: str) -> dict[str, Any]:

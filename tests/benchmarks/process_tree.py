@@ -1,6 +1,7 @@
-"""A command in; how long it took, and the most memory that it and all it started held, out."""
+"""A command in; what time and core time it took, and the most memory that all of it held, out."""
 
 import os
+import resource
 import subprocess
 import tempfile
 import threading
@@ -20,6 +21,7 @@ class Ended:
     """A process that did what it should."""
 
     seconds: float
+    core_seconds: float  # of it and of all that it waited for
     output: str
     peak: float | None  # MB, where memory was watched
 
@@ -39,7 +41,7 @@ def finish(
         RuntimeError: it failed; with the end of what it said.
     """
     with tempfile.TemporaryFile() as said:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), _core_seconds()
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -50,13 +52,19 @@ def finish(
         )
         watcher = _Watcher(process.pid) if watch else None
         output = process.communicate()[0].decode(errors="replace")
-        seconds = time.perf_counter() - began
+        seconds, used = time.perf_counter() - began, _core_seconds() - used
         peak = watcher.stop() if watcher else None
         said.seek(0)
         if process.returncode:
             trouble = (said.read().decode(errors="replace") + output)[-3000:]
             raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{trouble}")
-    return Ended(seconds, output, peak)
+    return Ended(seconds, used, output, peak)
+
+
+def _core_seconds() -> float:
+    """Return the core time of all processes that we, or they, waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Watcher:
