@@ -18,9 +18,13 @@ from typing import IO
 
 _SERVER = """
 import json, os, sys
-import faiss, open_clip, polars, sklearn.linear_model, torch
-import flows.cli, flows.stages, pipeline.clip.embed, pipeline.reports.contact_sheet
-import pipeline.training.train
+import faiss, jinja2, matplotlib.backends.backend_agg, matplotlib.figure, open_clip, PIL.Image
+import polars, scipy.optimize, simplejpeg, sklearn.linear_model, torch
+import flows.cli, flows.embedding, flows.stages
+import pipeline.clip.embed, pipeline.clip.encoder, pipeline.clip.resizing, pipeline.images.workers
+import pipeline.reports.contact_sheet, pipeline.reports.plots, pipeline.reports.run_page
+import pipeline.training.heads.linear, pipeline.training.train
+PIL.Image.init()
 print("ready", flush=True)
 for line in sys.stdin:
     arguments, log = json.loads(line)

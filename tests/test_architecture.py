@@ -1,6 +1,7 @@
 """Imports point one way, no circle, and heavy libraries only where they belong."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,10 +146,12 @@ def test_importing_the_whole_library_does_nothing(tmp_path: Path) -> None:
     names = [name for name in MODULES if name.startswith("pipeline")]
     code = "; ".join(f"import {name}" for name in names)
     code += "; import sys; print([m for m in ('prefect', 'ray', 'sqlalchemy') if m in sys.modules])"
+    cache = "PYTHONPYCACHEPREFIX"  # where bytecode may not lie beside the code; see conftest
+    bytecode = {cache: os.environ[cache]} if cache in os.environ else {}
     run = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={"HOME": str(tmp_path), "PATH": ""},
+        env={"HOME": str(tmp_path), "PATH": "", **bytecode},
         capture_output=True,
         text=True,
         check=True,

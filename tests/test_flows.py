@@ -92,7 +92,7 @@ def test_training_through_prefect_gives_the_head_that_the_run_gave(
 def test_a_signal_ends_a_run_at_once_and_the_next_run_goes_on(
     prefect_demo: DemoRun, tmp_path: Path, stop: int
 ) -> None:
-    config = demo_config(tmp_path / "store", run={"shard_rows": 1, "compact_after": 0})
+    config = demo_config(tmp_path / "store", run={"shard_rows": 4, "compact_after": 0})
     (tmp_path / "pseudolabel.toml").write_text(commented_toml(config))
     home = str(prefect_demo.folder / "prefect-home")
     with started("pseudolabel", "run", cwd=tmp_path, PREFECT_HOME=home) as run:

