@@ -1,6 +1,7 @@
 """Processes that tests start, and what they leave behind."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -22,6 +23,12 @@ def wait_until(true: Callable[[], object], seconds: float = 90) -> None:
     while not true():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.05)
+
+
+def core_seconds() -> float:
+    """Return the core time of all processes that we, or they, waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ import csv
 import json
 import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from flows.cli import main
 from pipeline.opening import open_store
 from tests.conftest import DATA, ROOT, TINY, pseudolabel
+from tests.processes import core_seconds
 from tests.test_locking import hold
 
 KIWI = str(DATA / "images/food/kiwi/kiwi-01.jpg")
@@ -251,9 +251,9 @@ def test_init_writes_a_config_that_runs(command: Command, tmp_path: Path) -> Non
 
 def test_help_answers_within_a_second() -> None:
     pseudolabel("--help")  # once, to warm the disk cache
-    started = time.monotonic()
+    before = core_seconds()
     assert "classify" in pseudolabel("--help").stdout
-    assert time.monotonic() - started < 1
+    assert core_seconds() - before < 1  # whatever else runs on this machine
 
 
 @pytest.mark.parametrize("what", ["import pipeline.store", "status"])

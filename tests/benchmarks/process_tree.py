@@ -1,7 +1,6 @@
 """A command in; what time and core time it took, and the most memory that all of it held, out."""
 
 import os
-import resource
 import subprocess
 import tempfile
 import threading
@@ -11,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.processes import core_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 _EVERY = 0.05  # seconds between two looks at memory
@@ -41,7 +42,7 @@ def finish(
         RuntimeError: it failed; with the end of what it said.
     """
     with tempfile.TemporaryFile() as said:
-        began, used = time.perf_counter(), _core_seconds()
+        began, used = time.perf_counter(), core_seconds()
         process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -52,19 +53,13 @@ def finish(
         )
         watcher = _Watcher(process.pid) if watch else None
         output = process.communicate()[0].decode(errors="replace")
-        seconds, used = time.perf_counter() - began, _core_seconds() - used
+        seconds, used = time.perf_counter() - began, core_seconds() - used
         peak = watcher.stop() if watcher else None
         said.seek(0)
         if process.returncode:
             trouble = (said.read().decode(errors="replace") + output)[-3000:]
             raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{trouble}")
     return Ended(seconds, used, output, peak)
-
-
-def _core_seconds() -> float:
-    """Return the core time of all processes that we, or they, waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 class _Watcher:
