@@ -197,7 +197,7 @@ def test_a_sample_is_the_same_in_any_order(tmp_path: Path) -> None:
 def test_ids_that_the_index_does_not_hold_leave_a_gap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.search.neighbours._LISTS", 2)
+    monkeypatch.setattr("pipeline.search.neighbours.LISTS", 2)
     store = made_store(tmp_path / "s", points(5))
     update_index(store)
     a, b, c, d, e = (f"{row:032x}" for row in range(5))

@@ -40,7 +40,7 @@ def brute(rows: Floats, asked: Ints, k: int) -> tuple[Ints, Floats]:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.search.self_join.BLOCK_BYTES", 4 * 12 * 64)  # 64 vectors
-    monkeypatch.setattr("pipeline.search.self_join._TILE", 48)
+    monkeypatch.setattr("pipeline.search.self_join._TILE_BYTES", 4 * 48 * 64)
 
 
 @pytest.mark.parametrize("plan", ["everybody", "all cells"])

@@ -27,7 +27,7 @@ from pipeline.tables import NEIGHBOURS as SCHEMA
 _TOGETHER = 1 << 17  # images searched before their parts are written: what a crash can cost
 _EXACT_PRODUCTS = 1e10  # queries x images, some 40 s; more are searched in cells
 _EXACT_BYTES = 1 << 30
-_LISTS = 1 << 14  # whose neighbours' ids are looked up at once
+LISTS = 1 << 14  # whose neighbours' ids are looked up at once
 _ROUNDING = 1e-6  # of a cosine, added up from the one end or the other
 
 
@@ -50,7 +50,7 @@ def update_neighbours(
     missing = uncovered(store.parts("embeddings"), store.parts(table))
     if not missing:
         return 0
-    rows_of = _id_table(store, index)
+    rows_of = id_table(store, index)
     waiting = {
         part: _known(rows_of, store.read("embeddings", ["image_id"], [part])["image_id"].to_arrow())
         for part in missing
@@ -134,17 +134,18 @@ def load_neighbourhood(store: Store, index: SearchIndex) -> Neighbourhood:
         DamagedFileError: a part is not as it was written.
         OSError: the disk is full.
     """
-    table = _id_table(store, index)
+    table = id_table(store, index)
     rows = scratch(store, (len(index), NEIGHBOURS), np.int32(-1))
     cosines = scratch(store, (len(index), NEIGHBOURS), np.float32(-np.inf))
     name = neighbours_table(len(index))
     for part in store.parts(name):
-        for lists in store.read_part(name, part).to_batches(_LISTS):
+        for lists in store.read_part(name, part).to_batches(LISTS):
             _place(lists, table, rows, cosines)
     return Neighbourhood(index, table, rows, cosines)
 
 
-def _id_table(store: Store, index: SearchIndex) -> IdTable:
+def id_table(store: Store, index: SearchIndex) -> IdTable:
+    """Return the rows of all ids of an index."""
     ids = (segment.read_ids().to_arrow() for segment in index.exact.segments)
     return IdTable(store, ids, len(index))
 

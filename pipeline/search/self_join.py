@@ -17,7 +17,7 @@ from pipeline.arrays import Bools, Floats, Ints
 from pipeline.search.exact import Neighbours, nearest_of
 
 BLOCK_BYTES = 32 << 20  # of decoded vectors on either side
-_TILE = 512  # images asked about whose cosines with a block are held at once
+_TILE_BYTES = 16 << 20  # of cosines with a block that are held at once
 # Half precision moves the cosine of two equal vectors by up to 1e-3: nothing nearer is to be found.
 EQUAL = 1 - 1e-3
 
@@ -156,8 +156,9 @@ def comparisons(
     """
     for meeting in plan.meetings(asked, among):
         vectors = index.vectors(meeting.rows)
-        for at in range(0, len(meeting.places), _TILE):
-            own = asked[meeting.places[at : at + _TILE]]
+        tile = max(1, _TILE_BYTES // (4 * max(1, len(meeting.rows))))  # images asked about
+        for at in range(0, len(meeting.places), tile):
+            own = asked[meeting.places[at : at + tile]]
             yield Comparison(own, meeting.rows, index.vectors(own) @ vectors.T)
 
 
