@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.arrays import unit_rows
+from pipeline.images.decoding import image_id
 from pipeline.opening import open_store
 from pipeline.search.duplicates import crowd_plan, near_duplicates, threshold
 from pipeline.search.index import load_index, update_index
@@ -31,6 +32,11 @@ COSINE = 0.98
 _DROP = 8192
 
 
+def twin_of(name: str, seed: int) -> str:
+    """Return the id of an image's twin."""
+    return image_id(f"{name} {seed}".encode())
+
+
 def add(location: Path, rows: int, seed: int) -> None:
     """Add a part of images that resemble some of the first part: twins."""
     store = open_store(str(location))
@@ -41,7 +47,7 @@ def add(location: Path, rows: int, seed: int) -> None:
     noise = chance.standard_normal((rows, WIDTH), dtype=np.float32) * (0.1 / WIDTH**0.5)
     near = unit_rows(vectors[some].astype(np.float32) + noise).astype(np.float16)
     side = pa.array(np.full(rows, 224, np.int32))
-    names = pa.array([f"{ids[row]}-{seed}" for row in some])
+    names = pa.array([twin_of(ids[row], seed) for row in some])
     columns = [names, side, side, pa.array(["JPEG"] * rows), to_column(near)]
     table = pa.table(columns, schema=embeddings(WIDTH))
     store.write_part("embeddings", f"202406{seed + 1:02}T120000000000-00000", table)
@@ -68,7 +74,8 @@ def planted(location: Path, _: int) -> float:
         held, np.arange(len(held)), cosine=COSINE, links=links, plan=plan
     ).crowds
     row_of = {name: row for row, name in enumerate(held.ids)}
-    twins = [(row, row_of[name.partition("-")[0]]) for name, row in row_of.items() if "-" in name]
+    every = [(row, twin_of(name, seed)) for name, row in row_of.items() for seed in (0, 1)]
+    twins = [(row, row_of[twin]) for row, twin in every if twin in row_of]
     return float(np.mean([crowds[twin] == crowds[row] for twin, row in twins]))
 
 
