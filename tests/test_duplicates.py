@@ -183,3 +183,7 @@ def test_images_in_a_list_that_went_leave_the_list_full(tmp_path: Path) -> None:
     links = read_links(store, left, COSINE)
     assert links.hiding.tolist() == list(range(40))
     assert 0 <= links.pairs.min() <= links.pairs.max() < 40
+    early = SearchIndex.empty(4)  # of those who went, lists name some that stay
+    early.add(index.ids[:40], vectors[:40].astype(np.float16))
+    pairs = read_links(store, early, COSINE).pairs
+    assert 0 <= pairs.min() <= pairs.max() < 40
