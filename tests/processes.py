@@ -44,7 +44,8 @@ def ask_prefect(url: str, route: str, content: dict[str, Any] | None = None) -> 
         if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
             break
         time.sleep(1)
-    assert answer.is_success, answer.text
+    if not answer.is_success:
+        raise httpx.HTTPStatusError(answer.text, request=answer.request, response=answer)
     return answer.json()
 
 

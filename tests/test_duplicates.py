@@ -19,6 +19,11 @@ from tests.helpers import IDENTITY, embedding_rows
 COSINE = 0.97
 
 
+@pytest.fixture(autouse=True)
+def few_lists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.search.links.LISTS", 7)
+
+
 def crowded(count: int, seed: int, spread: float = 0.11, centres: int = 25) -> Floats:
     """Make crowds of most unlike sizes, some far above the ten neighbours that are kept."""
     chance = np.random.default_rng(seed)

@@ -180,10 +180,9 @@ def test_what_hangs_is_left_behind(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert time.monotonic() - started < 30
     assert "no answer within 0.5 s" in caplog.text
     assert "did not end within 0.5 s" in caplog.text
+    # What it had started went with it; a killed process takes a moment.
     started_by_it = int((tmp_path / "pid").read_text())
-    wait_until(
-        lambda: not alive(started_by_it), 15
-    )  # it went, too; a killed process takes a moment
+    wait_until(lambda: not alive(started_by_it), 15)
 
 
 @pytest.mark.parametrize(

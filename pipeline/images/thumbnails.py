@@ -12,6 +12,7 @@ from pipeline.images.decoding import Picture
 from pipeline.images.fitting import Fitting
 
 _QUALITY = 85
+_REDUCING_GAP = 2.0  # Pillow's, of what is small anyway
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Within:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """Scale an RGB picture down in place; a smaller one stays as it is."""
-        image.thumbnail((self.longest, self.longest), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        image.thumbnail((self.longest, self.longest), Image.Resampling.BICUBIC, _REDUCING_GAP)
         return image
 
 
@@ -37,7 +38,7 @@ def finisher(fitting: Fitting) -> Callable[[Picture], Picture]:
     """Return what fits pictures that `Rough(fitting)` left, in pixels of their own."""
 
     def finish(picture: Picture) -> Picture:
-        fitted = fitting.fitted(Image.fromarray(picture.pixels), reducing_gap=2.0)
+        fitted = fitting.fitted(Image.fromarray(picture.pixels), _REDUCING_GAP)
         return replace(picture, pixels=np.array(fitted))
 
     return finish

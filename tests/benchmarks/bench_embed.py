@@ -95,7 +95,8 @@ class Bench:
         more = party.counts[1] - party.counts[0]
         rate = more / (seconds[1] - seconds[0])
         core = (used[1] - used[0]) / more
-        told = {party.name: {"rate": rate, "seconds": seconds[1], "core": core}}
+        whole = {"smaller": seconds[0], "seconds": seconds[1]}
+        told = {party.name: {"rate": rate, "core": core, **whole}}
         if stages:
             told["its scan and embed"] = {"rate": more / (stages[1] - stages[0])}
         return told
