@@ -4,6 +4,10 @@ Every result is compared with open_clip called directly.
 """
 
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +188,32 @@ def test_a_quickgelu_mismatch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_gpu_that_is_not_there_is_told() -> None:
     with pytest.raises(InputError, match="device cuda: torch sees 0 CUDA devices"):
         choose_devices("cuda")
+
+
+PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+FILL_64_MB = f"""
+from pathlib import Path
+from pipeline.clip.encoder import load_encoder
+load_encoder("{TINY}", device="cpu")
+import torch
+held = torch.ones(16 * 2**20)
+print(Path("/proc/self/smaps_rollup").read_text())
+"""
+
+
+@pytest.mark.parametrize(("setting", "huge"), [(None, True), ("0", False)])
+def test_activations_lie_in_huge_pages_where_the_kernel_gives_them_when_asked(
+    setting: str | None, huge: bool
+) -> None:
+    """By the kernel's own count; what the user has set stays."""
+    if not (PAGES.exists() and "[madvise]" in PAGES.read_text()):
+        pytest.skip("this kernel gives huge pages to all, or to nobody")
+    environment = {name: value for name, value in os.environ.items() if "THP_MEM" not in name}
+    if setting is not None:
+        environment["THP_MEM_ALLOC_ENABLE"] = setting
+    told = subprocess.run(
+        [sys.executable, "-c", FILL_64_MB], env=environment, capture_output=True, text=True
+    )
+    counted = re.search(r"AnonHugePages: +(\d+) kB", told.stdout)
+    assert counted, told.stderr
+    assert (int(counted[1]) >= 32 * 1024) == huge
