@@ -1,5 +1,6 @@
 """What a config names, loaded: its model once per process, its label set, its decoders."""
 
+import os
 import threading
 import time
 from functools import partial
@@ -38,6 +39,9 @@ def encoder(config: Config) -> "Encoder":
     wanted, key = config.encoder, _encoder_key(config)
     with _loading:
         if key not in _encoders:
+            # Activations are allocated anew for each batch: in pages of 2 MB, page faults cost
+            # little. Torch reads this once, when it first takes memory; what the user set stays.
+            os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
             _encoders[key] = load_encoder(
                 wanted.model,
                 device=wanted.device,

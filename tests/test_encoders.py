@@ -193,8 +193,9 @@ def test_a_gpu_that_is_not_there_is_told() -> None:
 PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 FILL_64_MB = f"""
 from pathlib import Path
-from pipeline.clip.encoder import load_encoder
-load_encoder("{TINY}", device="cpu")
+from flows.resources import encoder
+from pipeline.config import make_config
+encoder(make_config({{"encoder": {{"model": "{TINY}", "device": "cpu"}}}}))
 import torch
 held = torch.ones(16 * 2**20)
 print(Path("/proc/self/smaps_rollup").read_text())

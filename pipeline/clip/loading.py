@@ -9,7 +9,6 @@ A name is one of
 
 import difflib
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from pipeline.errors import InputError
 
 LOCAL = "local-dir:"
 HUB = "hf-hub:"
-_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch's own; read once, when it first takes memory
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,6 @@ def load_model(name: str) -> LoadedModel:
             _check_folder(Path(name.removeprefix(LOCAL)))
     else:
         architecture, weights = _split(name)
-    # Activations are allocated anew for each batch: in pages of 2 MB, page faults cost little.
-    os.environ.setdefault(_HUGE_PAGES, "1")
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.filterwarnings("error", message="QuickGELU mismatch")

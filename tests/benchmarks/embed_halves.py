@@ -42,6 +42,7 @@ def embedder(name: str, way: str) -> Callable[[int], Embed]:
 
     Ours starts from bytes, torch from tensors that were made beforehand.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as a run does
     chance = np.random.default_rng(0)
     if way == "encoder":
         encoder = load_encoder(name)
